@@ -22,7 +22,7 @@ train = $(BIN)/python -m harness train training
 # n_c of the training that tunes a backbone for merging.
 merged-to-mini-onevision := 6
 merged-to-mini-llava15 := 36
-# Put a complete training of build/weights in the zoo, in the place of the one that is there.
+# Replace a codec of the zoo by the complete training in build/weights.
 bundle = rm -rf harness/zoo/tofc/$(1) && mkdir -p harness/zoo/tofc/$(1) && cp -R build/weights/$(1)/. harness/zoo/tofc/$(1) \
 	&& rm -f harness/zoo/tofc/$(1)/log.jsonl
 
@@ -44,14 +44,14 @@ help:  ## List the targets
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .venv/constraints.txt --editable '.[dev]'
 	@touch $@
 
-run: .venv/installed  ## Run the main job (SCENARIO=...) to its table and figures
+run: .venv/installed  ## Run the main scenario (or SCENARIO=...), print its table and draw its figures
 	$(BIN)/harness run $(SCENARIO)
 	$(BIN)/harness plot results/runs/$(notdir $(basename $(SCENARIO)))
 
 test: .venv/installed  ## Run the tests, or some of them (ARGS="tests/tofc -k rans")
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
-test-fast: .venv/installed  ## Run the tests except the slow ones, in a minute
+test-fast: .venv/installed  ## Run the tests except the slow ones, in about a minute
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not slow" $(ARGS)
 
 coverage: .venv/installed-dev  ## Run the tests and print the share of lines that they run
@@ -68,14 +68,14 @@ docs: .venv/installed-dev  ## Build the API pages from the docstrings, in build/
 	PDOC_ALLOW_EXEC=1 $(BIN)/python -W error::UserWarning -W 'ignore:Error parsing type annotation:UserWarning' \
 		-W 'ignore:Failed to run TYPE_CHECKING code:UserWarning' -m pdoc --docformat restructuredtext --output-directory build/api harness baselines
 
-bench: .venv/installed-dev  ## Print how fast things are, each beside its peer
+bench: .venv/installed-dev  ## Run the benchmarks, each beside a peer
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; case $$file in *calibration*) form=--quick;; *) form=;; esac; \
 		$(BIN)/python -m $$(echo $${file%.py} | tr / .) $$form || exit 1; done
 
 wheels: .venv/installed  ## Check the package index for a wheel of every package, on each machine and Python
 	$(BIN)/python -m tools.wheels --extra test
 
-weights: weights-mini-nano weights-tofc-mini-onevision weights-tofc-mini-llava15 weights-image-codecs weights-ablations  ## Make every file of the zoo again, from seeds (-j2: on two cores)
+weights: weights-mini-nano weights-tofc-mini-onevision weights-tofc-mini-llava15 weights-image-codecs weights-ablations  ## Make all trained weights from seeds (-j2: on two cores)
 
 weights-mini-onevision: .venv/installed
 	$(BIN)/python -m recipes.mini_onevision $(few)
@@ -100,13 +100,13 @@ weights-ablations: weights-mini-onevision
 	$(BIN)/python -m recipes.ablations $(few) $(if $(STEPS),--pictures 48)
 
 # A copy: what few steps make must not replace the zoo.
-weights-trial: .venv/installed  ## Run every step of weights in build/trial, with two steps of each training
+weights-trial: .venv/installed  ## Run every command of weights in build/trial, with two steps of each training
 	rm -rf build/trial && mkdir -p build/trial/.venv
 	cp -R Makefile pyproject.toml constraints.txt harness baselines recipes training build/trial
 	touch build/trial/.venv/installed
 	$(MAKE) -C build/trial weights STEPS=2 BIN=$(abspath $(BIN))
 
-nightly: .venv/installed  ## Run the scenarios that have a reference, compare with it and (AGAINST=...) in time
+nightly: .venv/installed  ## Run the reference scenarios, compare with the reference runs and (AGAINST=COMMIT) in time
 	$(BIN)/python -m tools.nightly run --timed $(TIMED) $(if $(AGAINST),--against '$(AGAINST)')
 
 clean:  ## Remove the virtual environment and caches (results stay)

@@ -89,7 +89,7 @@ class BundledCodec(NeuralCodec):
     def files(cls, backbone: str, point: NeuralPoint) -> dict[str, Path]:
         """The checkpoint, and those of every image codec; raises CheckpointError where there is none."""
         if not (path := locate(cls.kind, point.weights)).is_file():
-            raise CheckpointError(f"{path}: there is no such file; 'harness weights convert' makes it of a .pth.tar")
+            raise CheckpointError(f"{path}: there is no such file; 'harness weights convert' makes it from a .pth.tar")
         return {f"{cls.kind} {point.weights}": path, **super().files(backbone, point)}
 
 

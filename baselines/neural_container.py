@@ -64,7 +64,7 @@ def unpack(body: bytes, model: bytes, n_strings: int, max_pixels: int = MAX_PIXE
         raise BitstreamError(f"a payload of {len(body)} bytes starts with {body[:4].hex()}, not with {MAGIC.hex()}")
     content, checksum = body[:-_CHECKSUM_BYTES], body[-_CHECKSUM_BYTES:]
     if zlib.crc32(content) != int.from_bytes(checksum, "little"):
-        raise BitstreamError(f"a payload of {len(body)} bytes is damaged: its checksum does not hold")
+        raise BitstreamError(f"a payload of {len(body)} bytes is damaged: its checksum does not match")
     start = len(MAGIC) + MODEL_BYTES
     if (found := content[len(MAGIC) : start]) != model:
         raise BitstreamError(f"a payload was made with the model {found.hex()}, and this side has {model.hex()}")

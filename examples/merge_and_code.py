@@ -1,4 +1,4 @@
-"""TOFC as a library: a picture's features are merged, coded to bytes, and taken back from the bytes.
+"""TOFC as a library: a picture's features are merged, coded to bytes, and decoded from the bytes.
 
     python examples/merge_and_code.py [PICTURE]
 
@@ -26,7 +26,7 @@ def main(picture: Path | None = None, *, n_clusters: int = 8) -> None:
     else:
         image = pictures.decode(picture.read_bytes())
 
-    # The tower as it was trained with the codec. Nothing of the language model is read.
+    # The tower has the adapter that was trained with the codec. Nothing of the language model is read.
     path = find_codec(BACKBONE, CODEC)
     models = load(BACKBONE)
     vision = models.vision(adapter_beside(path, models, ("tower",)))

@@ -1,8 +1,8 @@
-"""An engine that is no scheme of the harness, and the rows of its stages.
+"""An engine outside the harness, and the rows of its stages.
 
     python examples/own_engine.py [FILE.parquet]
 
-The engine here is a matrix product; use your own. On an accelerator, give the recorder a function that waits for it:
+The engine here is a matrix product; use your own. On an accelerator, pass the recorder a function that waits for it:
 ``harness.record("run.parquet", synchronise=torch.cuda.synchronize)``.
 """
 
@@ -16,7 +16,7 @@ import harness
 
 
 def main(path: str | None = None, questions: int = 3, repeats: int = 2) -> None:
-    """Answers some questions, each several times, records how long the stages took, and prints where."""
+    """Answers some questions, each several times, records how long the stages took, and prints the file's name."""
     path = path or str(Path(tempfile.mkdtemp(prefix="own_engine-")) / "run.parquet")
     weights = np.random.default_rng(0).random((256, 256))
     recorder = harness.record(path)

@@ -1,11 +1,11 @@
-"""A scheme of one's own: it sends each patch's mean feature, in half precision.
+"""A scheme of your own: it sends each patch's mean feature, in half precision.
 
     PYTHONPATH=examples harness run examples/own_scheme.yaml
 
 Run directly, the file prints this command: a scheme is run by a scenario that names it.
 
-The halves share nothing but bytes. The module imports no torch at its top: a scenario is checked, and a finished run
-replayed, where there is none.
+The halves share only bytes. The module does not import torch at its top: scenarios are checked and finished runs are
+replayed on machines without it.
 
 P patches (the thumbnail first)   V features a patch   D feature dimension
 """
@@ -23,13 +23,13 @@ from harness.schemes.steps import answers
 
 
 class MeanPoint(OperatingPoint):
-    """``bits``: of each number's 16, those that are sent as they are; the others are zero."""
+    """``bits``: how many of each number's 16 bits are sent unchanged; the others are set to zero."""
 
     bits: int = Field(default=16, ge=6, le=16)
 
 
 class Mean:
-    """One feature a patch: the mean of all."""
+    """Sends one feature for each patch: the mean of its features."""
 
     kind: ClassVar[str] = "mean"
     Point: ClassVar[type[OperatingPoint]] = MeanPoint

@@ -2,7 +2,7 @@
 
     python examples/replay_csv.py [FILE.csv]
 
-The CSV has a line a request: ``scheme,sample,device_s,payload_bytes,server_s``. The times below are invented.
+The CSV has a line for each request: ``scheme,sample,device_s,payload_bytes,server_s``. The times below are invented.
 """
 
 import csv
@@ -33,11 +33,11 @@ SYSTEM = Replay.model_validate(
         "sharing": "fifo",
     }
 )
-"""A user alone, and four who share the uplink and the server; each asks again as soon as an answer is there."""
+"""One user, and four who share the uplink and the server; each asks again as soon as the answer has arrived."""
 
 
 def profiles(lines: Sequence[str]) -> list[Profile]:
-    """What each scheme of the CSV was timed to do, a row a request; a replay draws whole rows."""
+    """Each scheme's timed requests in the CSV, a row for each; a replay draws whole rows."""
     rows = list(csv.DictReader(lines))
     found = []
     for scheme in dict.fromkeys(row["scheme"] for row in rows):
@@ -57,7 +57,7 @@ def profiles(lines: Sequence[str]) -> list[Profile]:
 
 
 def main(path: Path | None = None) -> None:
-    """Print each scheme's mean latency at each uplink, alone and among others."""
+    """Print each scheme's mean latency at each uplink, for one user and for four."""
     lines = (TIMES if path is None else path.read_text(encoding="utf-8")).splitlines()
     rows = sweep(profiles(lines), SYSTEM).to_pandas()
     rows["latency_s"] = rows["answered_s"] - rows["submitted_s"]

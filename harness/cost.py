@@ -131,7 +131,7 @@ def cost_of(
     }
     timed = [to_time[unit] for unit in missing(to_time)]
     rates: Mapping[PointKey, Rate] = {}
-    how = "how long is not known: it depends on the server and the link"
+    how = "the time is not known: it depends on the server and the link"
     if not remote:
         rates, how = rates_of(stock, folder) if left or timed else ({}, "")
     seconds = None
@@ -166,9 +166,9 @@ def rates_of(stock: Stock, folder: Path) -> tuple[Mapping[PointKey, Rate], str]:
     if not found:
         found, how = estimated(stock)
     if not found:
-        return {}, "how long is not known before the first are done"
+        return {}, "the time is not known before the first are done"
     if others := [key for key in stock.points if key not in found]:
-        how += f"; for {len(others)} of {len(stock.points)} points, of which nothing is known, the mean of the rest"
+        how += f"; {len(others)} of {len(stock.points)} points have no such times and are given the mean of the rest"
     filled = {key: found[key] if key in found else _like(key, found) for key in stock.points}
     return filled, how
 

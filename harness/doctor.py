@@ -117,9 +117,9 @@ def _power(card: Mapping[str, Any]) -> Iterator[str]:
         return
     mode = card.get("power_mode")
     if mode not in _FASTEST:
-        yield f"the power mode is {mode or 'unknown'}; 'sudo nvpmodel -m 0' sets the fastest, and times are of the mode"
+        yield f"the power mode is {mode or 'unknown'}; 'sudo nvpmodel -m 0' sets the fastest; times depend on it"
     if card.get("jetson_clocks") is False:
-        yield "clocks vary; 'sudo jetson_clocks' holds them at their highest"
+        yield "clocks vary; 'sudo jetson_clocks' sets them to their highest"
 
 
 def _halves(stock: Stock, bytes_each: int) -> Iterator[HalfNeeds]:

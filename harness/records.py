@@ -32,14 +32,14 @@ PointKey = tuple[str, str]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRow:
-    """What one question of a run shows and asks.
+    """One question of a run, with its pictures.
 
-    ``sample`` is its key in all other tables, unique in the run; ``id`` is what its benchmark calls it. ``picture`` is
-    a digest of the picture files' bytes: questions that share it are not independent. ``category`` and ``group`` come
-    from the benchmark: a metric that is more than the share of right answers (MME's pairs, MMBench's rotations) needs
-    them. ``width_px`` and ``height_px`` are of the first of ``pictures`` pictures; ``file_bytes`` is the size of all
-    their original files, ``text_bytes`` that of the question's text in UTF-8. ``patches`` is what the run's backbone
-    cuts all its pictures into.
+    ``sample`` is its key in all other tables, unique in the run; ``id`` is its name in the benchmark. ``picture`` is a
+    digest of the picture files' bytes: questions that share it are not independent. ``category`` and ``group`` come
+    from the benchmark; a metric that is more than the share of right answers (MME's pairs, MMBench's rotations) needs
+    them. ``pictures`` is the number of its pictures; ``width_px`` and ``height_px`` are the size of the first.
+    ``file_bytes`` is the size of all their original files, ``text_bytes`` that of the question's text in UTF-8.
+    ``patches`` is the number of patches into which the run's backbone cuts all its pictures.
     """
 
     sample: str
@@ -58,14 +58,14 @@ class SampleRow:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StageRow:
-    """How long one stage of one request took, once.
+    """The time of one stage of one request, measured once.
 
-    ``seconds`` is wall time and ``cpu_s`` the process's processor time, null where it is not known. ``waited_s`` is how
-    long of it the process was kept from running: by others that had the processor, or because it or the machine stood
-    still. ``load`` is the share of all the machine's processors that others kept busy around the request, from 0 to 1.
-    Both are null if the system does not report them. ``round`` is the round of the schedule in which the request was
-    timed, ``start`` the start of the process (from 0): times drift between rounds, and more between starts. ``unit`` is
-    the key of the unit of work that the row comes from.
+    ``seconds`` is wall time and ``cpu_s`` the process's processor time, null where it is not known. ``waited_s`` is the
+    part of the wall time in which the process was kept from running: because others had the processor, or because the
+    process or the machine stood still. ``load`` is the share of all the machine's processors that other programs kept
+    busy around the request, from 0 to 1. Both are null if the system does not report them. ``round`` is the round in
+    which the request was timed, ``start`` the start of the process (from 0): times drift between rounds, and more
+    between starts. ``unit`` is the key of the unit that the row belongs to.
     """
 
     run: str
@@ -88,14 +88,14 @@ class StageRow:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LinkRow:
-    """How long one timed request took over a real network; a run in one process has none.
+    """The time of one request over a real network; a run in one process has no such rows.
 
-    ``round_trip_s`` is from the first byte sent to the last byte of the answer received, on the device's clock;
-    ``residence_s`` from the last byte received to the first byte of the answer, on the server's, of which the request
-    waited ``queue_s`` for others. T_link, up and down together, is the difference of the two. ``set_up_s`` is what
-    opening the connection took before, null if it was open. ``sent_bytes`` and ``received_bytes`` include HTTP's heads
-    and the question. ``channel_s`` is the time of ``sent_bytes`` in the channel that shaped the sending, null if it was
-    not shaped. ``unit`` and ``start`` are as in :class:`StageRow`.
+    ``round_trip_s`` is from the first byte sent to the last byte of the answer received, on the device's clock.
+    ``residence_s`` is from the last byte received to the first byte of the answer, on the server's clock; it includes
+    ``queue_s``, in which the request waited for others. T_link, up and down together, is the difference of the two.
+    ``set_up_s`` is the time to open the connection before that, null if it was open. ``sent_bytes`` and
+    ``received_bytes`` include HTTP headers and the question. ``channel_s`` is the time that ``sent_bytes`` take in the
+    channel that shaped the sending, null if it was not shaped. ``unit`` and ``start`` are as in :class:`StageRow`.
     """
 
     run: str
@@ -120,11 +120,11 @@ class LinkRow:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class OutcomeRow:
-    """What one request carried over the link and what was answered.
+    """The payload of one request and its answer.
 
-    ``payload_bytes`` counts the envelope. ``prompt_tokens`` are those that the language model read, the
-    ``visual_tokens`` among them; ``answer_tokens`` those that it wrote. ``truth`` is what the answer was judged
-    against, ``correct`` the verdict on this one question. ``unit`` is as in :class:`StageRow`.
+    ``payload_bytes`` includes the envelope. ``prompt_tokens`` is the number of tokens that the language model read,
+    including the ``visual_tokens``; ``answer_tokens`` is the number that it wrote. ``truth`` is what the answer was
+    judged against, ``correct`` the verdict on this one question. ``unit`` is as in :class:`StageRow`.
     """
 
     run: str
@@ -145,8 +145,9 @@ class OutcomeRow:
 class EnergyRow:
     """The energy of one rail of one side over a block of requests, or over one request.
 
-    ``sample`` is null for a block of several. ``energy_j`` is what the ``sensor`` counted in ``seconds``; ``idle_j`` is
-    what the idle block after it took, ``idle_s`` long; both null where none was measured.
+    ``sample`` is null for a block of several requests. ``energy_j`` is the energy that the ``sensor`` counted in
+    ``seconds``; ``idle_j`` is that of the idle block after it, ``idle_s`` long. Both are null if no idle block was
+    measured.
     """
 
     run: str
@@ -169,9 +170,9 @@ class EnergyRow:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ResourceRow:
-    """What a half or one of its stages needs besides time: a :data:`Quantity` and its value.
+    """A resource other than time that a half or one of its stages needs: a :data:`Quantity` and its value.
 
-    ``stage`` is empty for a half as a whole, ``sample`` null for what does not belong to one request.
+    ``stage`` is empty for a half as a whole; ``sample`` is null if the value does not belong to one request.
     """
 
     run: str
@@ -189,13 +190,13 @@ class ResourceRow:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRow:
-    """One replayed request. An instant is null when the request never reached it (a timeout).
+    """One replayed request. An instant is null if the request never reached it (a timeout).
 
-    ``replay`` names the cell of the sweep (system, arrivals); ``channel`` the uplink, and ``rate_bps`` its rate if it
-    has one; ``seed`` its random stream. The instants, in their order: ``submitted``; ``device_begun`` and
-    ``device_done``, between which the device works on this request; ``sent``, the last byte has left; ``delivered``, it
-    has arrived; ``server_begun`` and ``server_done``, between which a server works on it; ``answered``, the answer is
-    back. A request that the device answers has all instants from ``sent`` on equal to ``device_done``.
+    ``replay`` names the system and its arrivals; ``channel`` names the uplink, and ``rate_bps`` is its rate if it has
+    one; ``seed`` names the random stream. The instants, in order: ``submitted``; ``device_begun`` and ``device_done``,
+    between which the device works on this request; ``sent``, when the last byte has left; ``delivered``, when it has
+    arrived; ``server_begun`` and ``server_done``, between which a server works on it; ``answered``, when the answer is
+    back. If the device answers a request, all instants from ``sent`` on equal ``device_done``.
     """
 
     replay: str

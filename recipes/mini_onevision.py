@@ -114,7 +114,7 @@ def card(folder: Path, seconds: float) -> str:
     return f"""# {NAME}
 
 A `LlavaOnevisionForConditionalGeneration` of {cards.parameters_m(backbone):.2f} million parameters, trained by this
-project from nothing. It stands in for LLaVA-OneVision-7B where that is not installed: the same code, in miniature.
+project from scratch. It stands in for LLaVA-OneVision-7B where that is not installed: the same code, in miniature.
 
 - Tiles of {vision.image_size} px in patches of {vision.patch_size} px: {backbone.n_features} features of
   {backbone.feature_dim} a tile. Tower of {vision.num_hidden_layers} layers; language model of

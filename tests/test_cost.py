@@ -88,7 +88,7 @@ def test_seconds_are_recorded_ones_where_there_are_some_and_unknown_elsewhere(st
     plan = study.planned(stock)
     told: list[str] = []
     study.run(stock.scenario, tmp_path / "first", reporter=Silent(), tell=told.append)
-    assert "12 units, 4 points x 3 pictures with 12 questions; times: 16 requests (how long is not known" in told[0]
+    assert "12 units, 4 points x 3 pictures with 12 questions; times: 16 requests (the time is not known" in told[0]
     again = list(cost.lines(stock, plan, tmp_path / "second", workers=2))
     assert "by 2 workers" in again[0]
     assert "(recorded: timed requests of first)" in again[0]
@@ -119,7 +119,7 @@ def test_finished_and_unknown_work_is_reported(stock: Stock, tmp_path: Path, mon
     assert " by 2 workers; " in line(workers=2, at_once=2)
     remote = line(remote=True)
     assert "about" not in remote
-    assert remote.endswith("16 requests (how long is not known: it depends on the server and the link)")
+    assert remote.endswith("16 requests (the time is not known: it depends on the server and the link)")
 
 
 @pytest.mark.parametrize(

@@ -326,8 +326,8 @@ def test_a_disturbed_run_is_not_repeated_without_end(
     assert len(Scripted.loads) == 100 - (3 + 23)
     Scripted.loads = []
     (told,) = (reason for reason in reasons(Analysis(record)) if "disturbed" in reason)
-    assert told.startswith("24 of 24 timed requests were disturbed (0 kept from running, around 24 others kept")
-    assert told.endswith("after 2 disturbed ones were run again")
+    assert told.startswith("24 of 24 timed requests were disturbed (0 kept from running, 24 while others kept")
+    assert told.endswith("after 2 disturbed ones were repeated")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ UNITS = {
 }  # fmt: skip
 """How a column's name ends, and its unit; a name that ends otherwise has none, or is a count."""
 
-_OTHERWISE = {"paced": "Stages of requests that came one after another as a user's do, with pauses, not back to back."}
+_OTHERWISE = {"paced": "Stages of requests that came at the study's arrival times, with pauses, not back to back."}
 """Tables whose rows are of the same class as another's: what they hold."""
 
 _TYPES = {str: "text", int: "integer", float: "number", bool: "true or false"}
@@ -30,16 +30,18 @@ _HEAD = """# What is in a run's folder
 
 <!-- Made by `python -m tools.columns` from harness/records.py. -->
 
-`harness run` writes `results/runs/NAME/`. `results/reference/` has such runs in the repository: `harness reference`
-lists them with the reason for each, `harness reference update --reason "..."` remakes them. A run is a `manifest.json`,
-whose fields `harness/runs/provenance.py` describes, and the tables below as Parquet. Schema version {version}.
+`harness run` writes `results/runs/NAME/`. The reference runs of the repository are in `results/reference/`;
+`harness reference` lists them with the reason for each, `harness reference update --reason "..."` remakes them. A run
+is a `manifest.json`, whose fields `harness/runs/provenance.py` describes, and the tables below as Parquet. The schema
+version is {version}.
 
 Durations are in seconds, sizes in bytes, rates in bits per second, instants in seconds since the start of their replay.
 Tables hold single values, never means. A column is null only where its description says so. `source` says where a
 number comes from: measured in this run, recorded earlier, estimated, or reported.
 
-A reference run has `replayed.parquet` instead of `requests.parquet`. Its requests are made again by its replay section
-from the other tables; the digests in `replayed.parquet` tell whether they are the same (`harness/runs/replayed.py`).
+A reference run has `replayed.parquet` instead of `requests.parquet`. Its requests are computed again from its replay
+section and the other tables; the digests in `replayed.parquet` show whether they are the same
+(`harness/runs/replayed.py`).
 """
 
 

@@ -35,7 +35,7 @@ def fit(values: ArrayLike, family: str) -> tuple[float, float]:
             return middle, float(np.abs(x - middle).mean())
         case "Cauchy":
             return _cauchy(x)
-    raise ValueError(f"{family} is no family that is fitted; known: {', '.join(FAMILIES)}")
+    raise ValueError(f"{family} is not a family that is fitted; known: {', '.join(FAMILIES)}")
 
 
 def density(x: ArrayLike, family: str, location: float, scale: float) -> Floats:
@@ -57,7 +57,7 @@ def _log_density(x: Floats, family: str, location: float, scale: float) -> Float
             return np.asarray(-np.abs(z) - math.log(2 * scale))
         case "Cauchy":
             return np.asarray(-np.log1p(z**2) - math.log(math.pi * scale))
-    raise ValueError(f"{family} is no family that is fitted; known: {', '.join(FAMILIES)}")
+    raise ValueError(f"{family} is not a family that is fitted; known: {', '.join(FAMILIES)}")
 
 
 def _cauchy(x: Floats) -> tuple[float, float]:

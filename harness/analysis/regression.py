@@ -164,7 +164,7 @@ def compare(
 def _questions(reference: Record, candidate: Record) -> str:
     """How many questions each of two runs asks, and how many have the same name in both."""
     was, now = (set(record.samples["sample"].to_pylist()) for record in (reference, candidate))
-    return f"it asks {len(now)} questions and its reference {len(was)}, {len(now & was)} of them by the same name"
+    return f"it asks {len(now)} questions and its reference {len(was)}; {len(now & was)} have the same name in both"
 
 
 def _refuse_foreign(old: Manifest, new: Manifest, questions: str) -> None:
@@ -353,12 +353,12 @@ def _scores(
         and reference.manifest.points == candidate.manifest.points
     )
     if not same_choice:
-        why = ("what is selected from is not the same: the scenario's points or its selection were edited",)
+        why = ("the selections differ in their rules or points: the scenario was edited",)
         return scores, Check(quantity="selection", status="not comparable", details=why)
     chosen = [frame[frame["selected"]].set_index("pipeline")["point"] for frame in (old.points, new.points)]
     names = list(candidate.manifest.points)
     moved = [name for name in names if chosen[0].get(name) != chosen[1].get(name)]
-    said = [f"{name}: selected was {chosen[0].get(name)}, is {chosen[1].get(name)}" for name in moved]
+    said = [f"{name}: the selected point was {chosen[0].get(name)}, is {chosen[1].get(name)}" for name in moved]
     share = len(moved) / len(names)
     return scores, _judged("selection", wanted, len(names), len(moved), share, said)
 

@@ -189,7 +189,7 @@ class Setting:
         links = ", ".join(label for label in labels if self.link(label) is None)
         if not links:
             return ""
-        return f"not judged, whether they keep up with what is asked: the uplink {links}, whose rate is in a file"
+        return f"not judged: whether the schemes keep up over the uplink {links}, whose rate is in a file"
 
     def met(self, cell: Mapping[str, Any]) -> str:
         """Why the times of a cell are not the timed stages, a link time and a batch's window; empty where they are.
@@ -204,7 +204,7 @@ class Setting:
         if int(cell["users"]) > 1 or not isinstance(self.system.arrivals, ClosedLoop):
             return "requests may meet"
         if requests_meet(Cell(spec=self.system, uplink=uplink, users=1, seed=0)):
-            return "a burst that a request sends is missing for the next one"
+            return "a burst that one request uses is not available to the next"
         return ""
 
     def alone(self, cell: Mapping[str, Any]) -> bool:

@@ -187,7 +187,9 @@ def judge(
     effects = {part: effect for part in first if (effect := gate.effect_of(part)) is not None}
     tested = {part: np.asarray(first[part], float) for part in effects}
     if not tested:
-        raise ResultsError(f"no stage takes {1e3 * gate.floor_s:g} ms, so none was tested; --floor sets a shorter time")
+        raise ResultsError(
+            f"no stage takes as long as {1e3 * gate.floor_s:g} ms, so none was tested; --floor sets a shorter time"
+        )
     fewest = min(len(d) for d in tested.values())
     if fewest < (needed := pairs_needed(len(tested), gate.alpha)):
         raise ResultsError(f"{fewest} pairs cannot tell {len(tested)} stages from noise; give {needed} or more")

@@ -271,7 +271,7 @@ def _one_software(run: Analysis) -> Iterator[str]:
     if dirty := [session for session in sessions if session.commit is not None and session.dirty]:
         yield f"the code had changes that are in no commit (commit {(dirty[0].commit or '')[:9]} and changes)"
     if any(session.commit is not None and session.dirty is None for session in sessions):
-        yield "whether the code had changes that are in no commit is not known"
+        yield "it is not known whether the code had changes that are in no commit"
     if any(session.commit is None and not session.released for session in sessions):
         yield "the code is neither a commit's nor an installed release's: it cannot be obtained again"
 
@@ -294,8 +294,8 @@ def _disturbed(record: Record, requests: pd.DataFrame) -> Iterator[str]:
     again = sum(count for session in record.manifest.sessions for count in session.disturbed.values())
     if n > MOST_DISTURBED * len(requests):
         yield (
-            f"{n} of {len(requests)} timed requests were disturbed ({int(waited.sum())} kept from running, around "
-            f"{int(loaded.sum())} others kept processors busy), after {again} disturbed ones were run again"
+            f"{n} of {len(requests)} timed requests were disturbed ({int(waited.sum())} kept from running, "
+            f"{int(loaded.sum())} while others kept processors busy), after {again} disturbed ones were repeated"
         )
     if lost > MOST_WAITED_IN_ALL:
         yield f"the timed requests were kept from running for {lost:.1%} of their time"

@@ -74,7 +74,7 @@ class RateRecording:
         if np.fmin.reduce(self.rate_bps) < 0 or np.fmax.reduce(self.rate_bps) > _MOST_BPS:
             row = _first((self.rate_bps < 0) | (self.rate_bps > _MOST_BPS))
             raise TraceError(
-                f"{self.source}: the rate {self.rate_bps[row - 1]:.9g} bit/s in row {row} is not one from 0 to "
+                f"{self.source}: the rate {self.rate_bps[row - 1]:.9g} bit/s in row {row} is not from 0 to "
                 f"{_MOST_BPS:g} bit/s"
             )
 
@@ -106,7 +106,7 @@ class PacketRecording:
 
     def __post_init__(self) -> None:
         if not 1 <= self.packet_bytes <= 1 << 24:
-            raise TraceError(f"{self.source}: has packets of {self.packet_bytes} bytes; 1 to {1 << 24} are right")
+            raise TraceError(f"{self.source}: has packets of {self.packet_bytes} bytes; 1 to {1 << 24} are expected")
         if len(self.at_ms) == 0:
             raise TraceError(f"{self.source}: holds no packets; one whole millisecond a line is expected")
         if self.at_ms[0] < 0:

@@ -213,7 +213,7 @@ def trainable_parameters(backbone: str, rank: int = 64, experts: int = 16) -> in
 def _family(backbone: str) -> Any:
     """The family of a backbone: the first argument of its loader."""
     if not (given := getattr(catalog.load("backbone", backbone, catalog.BACKBONES), "args", ())):
-        raise CheckpointError(f"backbone {backbone}: is not one whose architecture is known without its weights")
+        raise CheckpointError(f"backbone {backbone}: its architecture is not known without its weights")
     return given[0]
 
 

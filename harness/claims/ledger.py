@@ -127,7 +127,7 @@ def _tested(claims: Claims, claim: Claim, test: Criterion, runs: Sequence[Analys
     if reason := next((reason for run in chosen for reason in _doubts(run, test)), ""):
         return Tested(test=test, verdict=Verdict.NOT_TESTABLE, run=name, stand_ins=stood_in, why=reason)
     if test.about.absolute and any(run.manifest.stand_ins for run in chosen):
-        why = f"{_unit(test)} of a stand-in are not the claim's; the full-size models and benchmarks are missing"
+        why = f"{_unit(test)} of a stand-in do not test this claim; the full-size models and benchmarks are missing"
         return Tested(test=test, verdict=Verdict.NOT_TESTABLE, run=name, stand_ins=stood_in, why=why)
 
     def numbers(of: Criterion) -> Sequence[Item]:
@@ -193,7 +193,7 @@ def _run_for(test: Criterion, study: ClaimStudy, runs: Sequence[Analysis]) -> An
     able = [run for run in fitting if schemes <= pipelines_of(run).keys()]
     if able:
         return max(able, key=_rank)
-    what = f"no run given is of {study}"
+    what = f"none of the runs is of {study}"
     if fitting:
         lacking = sorted(schemes - pipelines_of(fitting[0]).keys())
         what = f"{fitting[0].manifest.name} has no {' and no '.join(lacking)}"

@@ -167,7 +167,7 @@ class Criterion(Frozen):
             if (ends := getattr(self, name)) is not None and not ends[0] < ends[1]:
                 raise ValueError(f"{name}: {list(ends)} is not a range; its first number must be below its second")
         if self.where == "some" and self.value is None:
-            raise ValueError("where: 'some' is of a value that one of several numbers has")
+            raise ValueError("where: 'some' needs a 'value', which one of several numbers must have")
         if "give" in self.model_fields_set and self.value is None:
             raise ValueError("give: can be used only with a value")
         return self
@@ -176,15 +176,15 @@ class Criterion(Frozen):
     def _schemes_are_the_metrics(self) -> Self:
         about = self.about
         if self.of is None and not about.counted:
-            raise ValueError(f"of: is missing; {self.metric} is of a scheme")
+            raise ValueError(f"of: is missing; {self.metric} needs a scheme")
         if about.over == "must" and not self.over:
-            raise ValueError(f"over: is missing; {self.metric} compares a scheme with another")
+            raise ValueError(f"over: is missing; {self.metric} compares a scheme with another one")
         if about.over == "no" and self.over:
-            raise ValueError(f"over: {', '.join(self.over)} is one too many; {self.metric} is of only one scheme")
+            raise ValueError(f"over: leave {', '.join(self.over)} out; {self.metric} is of only one scheme")
         if (self.metric in ("operations_ratio", "memory_ratio")) != (self.side is not None):
-            raise ValueError(f"side: goes with operations_ratio and memory_ratio, and these need it; not {self.metric}")
+            raise ValueError(f"side: only operations_ratio and memory_ratio take it, and need it; not {self.metric}")
         if self.metric == "features_share" and not isinstance(self.at.get("n_c"), float | int):
-            raise ValueError("at: features_share is of a number of features, such as at: {n_c: 16}")
+            raise ValueError("at: features_share needs a number of features, such as at: {n_c: 16}")
         if self.versus is not None and about.neutral == 0 and self.metric != "visual_share":
             raise ValueError(f"versus: makes a quotient of ratios; {self.metric} is not a ratio")
         return self
@@ -225,7 +225,7 @@ class Claim(Frozen):
                 "either 'tests:' or 'missing:' is expected: how it is tested, or what is missing to test it"
             )
         if self.tests and not any(test.decides for test in self.tests):
-            raise ValueError("tests: none of them decides")
+            raise ValueError("tests: none has 'decides: true'; at least one must decide the claim")
         if (
             place := next((i for i, test in enumerate(self.tests) if not test.study and not self.study), None)
         ) is not None:

@@ -51,7 +51,7 @@ def notes(found: Sequence[Entry], runs: Sequence[Analysis]) -> list[str]:
         summary(found),
         f"runs: {'; '.join(given) or 'none'}",
         *([f"stand-ins: {'; '.join(swaps)}"] if swaps else []),
-        "all intervals of a claim hold together at 95 %; docs/metrics.md has the rule of a verdict",
+        "all intervals of a claim hold together at 95 %; docs/metrics.md has the rules for verdicts",
     ]
 
 

@@ -378,7 +378,7 @@ def max_users(
     )
     found = f"{users} user{'s' * (users != 1)}"
     if users == whatif.MOST_USERS:
-        found = f"at least {found}, the most that is searched for,"
+        found = f"at least {found}, the most that are tried,"
     typer.echo(f"{profile.pipeline} at {profile.point}: {found} within {format_seconds(limit)}")
     for asked in sorted(seen):
         tail = seen[asked]

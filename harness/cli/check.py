@@ -40,7 +40,7 @@ def check(
     Every mistake is reported with the file, the line, the key path and the value; the exit status is 2 if there is one.
     The files that a scenario names are opened: recorded links and arrivals, codecs, weights. If the backbone is not
     installed, those of its stand-in are opened, unless `--no-stand-in` is given. `harness data check` reads benchmarks.
-    Points that run otherwise than their weights were trained are named, as in every table of the run.
+    Points whose settings differ from the training of their weights are named, as in every table of the run.
 
         harness check scenarios/*.yaml
 
@@ -49,8 +49,7 @@ def check(
         harness check scenarios/realworldqa.yaml measure.repeats=6
 
     With `--cost`, hours are those of one process. They are recorded if a run in the results folder has timed requests
-    of the same points, weights and machine, estimated if this machine has a GPU with a data sheet, and otherwise not
-    given.
+    of the same points, weights and machine; else estimated if this machine has a GPU with a data sheet; else unknown.
 
         harness check scenarios/realworldqa.yaml --cost
     """

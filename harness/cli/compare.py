@@ -57,8 +57,8 @@ def compare(
 
     The exit status is 0 if nothing regressed, 1 for a regression, and 2 if two runs cannot be compared. In folders of
     runs, those of the same name are compared. With another processor, other packages or other weights, differences are
-    counted instead: see docs/metrics.md. That a run is INVALID is noted, and does not change the status: nothing that
-    is compared is a time.
+    counted instead: see docs/metrics.md. An INVALID run is noted, which does not change the status: no times are
+    compared here.
 
         harness compare results/reference results/runs
         harness compare results/reference/smoke results/runs/smoke \

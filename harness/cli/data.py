@@ -80,9 +80,9 @@ def check(
 
     Mistakes are reported with file, line, column and value, and the exit status is then 2. A benchmark of your own is a
     TSV in VLMEvalKit's form, or a folder with pictures and a CSV. Its columns are `image` (a file name, or several
-    separated by `|`), `question`, `answer` (of a choice a letter, or an option's text), and `options` separated by `|`,
-    or `A`, `B`, ..; optional are `index`, `hint`, `category`, `group`, and `metric` (`accuracy`, `circular` or `pairs`,
-    the same in all rows).
+    separated by `|`), `question`, `answer` (for a choice, a letter or an option's text), and `options` separated by
+    `|`, or `A`, `B`, ..; optional are `index`, `hint`, `category`, `group`, and `metric` (`accuracy`, `circular` or
+    `pairs`, the same in all rows).
 
         harness data check RealWorldQA
 

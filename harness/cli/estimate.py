@@ -135,8 +135,8 @@ def show_projection(found: "Projection", console: "Console") -> None:
     agreed = sum(v.agrees == "yes" for v in verdicts)
     near = sum(v.agrees == "within the error" for v in verdicts)
     console.print(
-        f"{agreed} of {len(verdicts)} claims agree with the estimates, {near} more within their error; agreement is no "
-        "reproduction"
+        f"{agreed} of {len(verdicts)} claims agree with the estimates, {near} more within their error; an estimate "
+        "reproduces no claim"
     )
 
 

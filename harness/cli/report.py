@@ -99,7 +99,7 @@ def report(
 def pack(
     run: Annotated[Path, typer.Argument(help="A complete run's folder.")],
     scenario: Annotated[
-        Path, typer.Argument(help="Scenario that the run was made with; of a replayed run, that of the replay.")
+        Path, typer.Argument(help="Scenario that the run was made with; for a replayed run, that of the replay.")
     ],
     overrides: Overrides = None,
     limit: Limit = None,
@@ -115,7 +115,7 @@ def pack(
 
         harness pack results/runs/smoke scenarios/smoke.yaml
 
-    Of a run that `harness replay` made, the archive has the scenario of the replayed run with the new replay section.
+    For a run made by `harness replay`, the archive has the scenario of the replayed run with the new replay section.
 
         harness pack results/runs/over_lte scenarios/trace_cellular.yaml
     """

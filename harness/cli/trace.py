@@ -65,7 +65,7 @@ def import_(
         float | None, typer.Option(help="Longest duration of a CSV row; what follows is a gap.", **SOME_SECONDS)
     ] = None,
     handover: Annotated[
-        Handover, typer.Option(help="Treat a handover in a cellular file as measured, or as an outage.")
+        Handover, typer.Option(help="Treat a handover in a cellular file as it was measured, or as an outage.")
     ] = Handover.measured,
     skip: Annotated[float, typer.Option(help="Drop this much from the beginning.", **SECONDS)] = "0 s",  # type: ignore[assignment]
     split: Annotated[

@@ -46,8 +46,8 @@ def train(
     `--stage codec` fits only the entropy models: no LoRA, and features of frozen weights, cached once. The result is
     used like that of a full training, and labelled codec only. A folder of pictures is enough:
     `data: {kind: pictures, folder: ...}`. `--stage merging` tunes adapter and projector for merged features with only
-    the distortion as the loss, as the paper does for its image codecs (V-A3) and, with `scheme`, for the rivals of
-    merging (Table I). The name and the folder of a stage end with it.
+    the distortion as the loss, as the paper does for its image codecs (V-A3) and, with `scheme`, for the methods that
+    Table I compares with merging. The name and the folder of such a training end with the stage.
 
         harness train training/mini_smoke.yaml
         harness train training/mini_onevision.yaml --dry-run

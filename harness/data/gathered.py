@@ -58,8 +58,8 @@ def gather(benchmarks: Mapping[str, Sequence[Sample]], wanted: int | None = None
         if samples and not places[name]:
             fewest = min(map(len, _together(_names(samples, name))))
             raise ScenarioError(
-                f"samples: {wanted} of {name}, whose pictures have {fewest} questions or more each; give at least "
-                f"{fewest}, as --limit {fewest}"
+                f"samples: {wanted} is too few for {name}, where each picture has {fewest} or more questions; give at "
+                f"least {fewest}, as --limit {fewest}"
             )
     return Gathered(benchmarks, places)
 

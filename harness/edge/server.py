@@ -292,8 +292,8 @@ class _Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         known: dict[str, Any] = {"registry": self.registry}
-        self.requests = Counter("harness_requests", "Requests by what became of them.", ("pipeline", "status"), **known)
-        self.waiting = Gauge("harness_requests_admitted", "Requests that arrive, wait or are worked on.", **known)
+        self.requests = Counter("harness_requests", "Requests by HTTP status.", ("pipeline", "status"), **known)
+        self.waiting = Gauge("harness_requests_admitted", "Requests that arrive, wait or are being answered.", **known)
         self._payload = Counter("harness_payload_bytes", "Bytes of answered payloads.", ("pipeline",), **known)
         self._queue = Histogram("harness_queue_seconds", "How long answered requests waited for others.", **known)
         self._stages = Histogram("harness_stage_seconds", "Stages of timed requests.", ("pipeline", "stage"), **known)

@@ -59,15 +59,15 @@ def notes(run: Analysis, found: pd.DataFrame, interval: str = "interval:") -> li
     return [
         note
         for note in (
-            f"blocks of one scheme's half, back to back, each followed by an idle block: {counts[0]}"
-            f"{f' to {counts[-1]}' if len(counts) > 1 else ''} of each; {interval} Student's "
+            f"each half runs alone in {counts[0]}{f' to {counts[-1]}' if len(counts) > 1 else ''} blocks, each "
+            f"followed by an idle block; {interval} Student's "
             f"{100 * run.equality.confidence:g} % interval over blocks"
             + (f", none for fewer than {MIN_BLOCKS} blocks" if few else ""),
             "rails are not added up: one may be a part of another; a half's joules are of its machine's whole rail",
             f"read from {'; '.join(f'{sensor} on {machine}' for sensor, machine in _sensors(found))}",
             f"calibrated by the scenario: {', '.join(calibrated)}" if calibrated else "",
-            f"calibrations of rails that were not measured: {', '.join(unused)}" if unused else "",
-            f"uncalibrated, because no external meter was compared: {', '.join(loose)}" if loose else "",
+            f"calibrated, but not measured: {', '.join(unused)}" if unused else "",
+            f"uncalibrated, because not compared with an external meter: {', '.join(loose)}" if loose else "",
             f"blocks of {format_seconds(short_s)} are shorter than {SHORT_S:g} s: sensors average over as long"
             if short_s < SHORT_S
             else "",

@@ -32,7 +32,7 @@ MOST_BYTES = 3_000_000
 
 _RESERVED_BYTES = 100_000
 _EVERY = ("answer", "tables", "figures", "provenance", "again")
-_HEADINGS = ("Who answers first", "Tables", "Figures", "Where the numbers come from", "How to make them again")
+_HEADINGS = ("Who answers first", "Tables", "Figures", "Where the numbers come from", "How to reproduce them")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def _pictures(
             else:
                 if len(picture.data) > left:
                     left_out[place].append(
-                        f"{name} is left out for its size; 'harness plot RUN --figure {name}' draws it"
+                        f"{name} is left out because of its size; 'harness plot RUN --figure {name}' draws it"
                     )
                 else:
                     left -= len(picture.data)
@@ -169,7 +169,7 @@ def _origins(run: Analysis) -> list[str]:
         payloads = f"Payload bytes and scores are {run.bytes_source}: counted on real payloads, judged on real answers."
     return [
         f"{payloads} Stage times are {sources}, on {' and '.join(run.machines) or 'no machine'}. Link times are "
-        "replayed: from the bytes and the uplink named. Intervals are over pictures; docs/metrics.md has every "
+        "replayed from the bytes and the uplink. Intervals are over pictures; docs/metrics.md has every "
         "definition.",
         f"Scenario hash {manifest.scenario_hash}, seed {manifest.seed}, code {manifest.commits}, throttling: "
         f"{manifest.throttling}. Finished {manifest.finished_utc or 'not yet'}.",
@@ -215,7 +215,7 @@ def _commands(manifest: Manifest) -> str:
         first = [f"pip install tofc-harness=={manifest.sessions[-1].harness_version}"]
     harness = ".venv/bin/harness" if commits else "harness"
     if any(session.dirty for session in manifest.sessions):
-        first.append("# The code had changes that are in no commit: the numbers cannot be made again exactly.")
+        first.append("# The code had changes that are in no commit: the numbers cannot be reproduced exactly.")
     name = shlex.quote(manifest.name)
     again = []
     if all(session.command[1:2] == ("run",) for session in manifest.sessions):

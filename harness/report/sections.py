@@ -95,8 +95,8 @@ def pacing_table(run: Analysis) -> RenderableType | None:
         times = [format_seconds(row[f"{way}_s"]) for way in ("back_to_back", "paced")]
         drawn.add_row(f"{row['pipeline']} at {row['point']}", row["side"], *times, f"{row['ratio']:.3f}", interval)
     notes = [
-        "at arrivals: one user, the machine idle between requests and while the payload is under way over the study's "
-        "first uplink; the ratio is within rounds, over the whole benchmark; what is replayed is back to back",
+        "at arrivals: one user, with the machine idle between requests and while the payload crosses the study's first "
+        "uplink; the ratio is within rounds, over the whole benchmark; the requests timed back to back are replayed",
         *sorted({reason for reason in found["reason"] if reason}),
     ]
     return Group(drawn, *(Text(note, style="dim") for note in notes))
@@ -118,8 +118,8 @@ def resources_table(run: Analysis) -> Group:
         ]
         drawn.add_row(f"{row['pipeline']}\n{row['point']}", *cells)
     notes = (
-        "weights: all tensors and arrays that a half holds; peak: with what it takes beyond them for one request",
-        "GFLOP: floating-point operations of one request in torch, a multiplication and an addition being two; what "
+        "weights: all tensors and arrays that a half holds; peak: these and the most memory beyond them in one request",
+        "GFLOP: floating-point operations of one request in torch; a multiplication and an addition are two; what "
         "torch does not compute (entropy coding, clustering on a CPU, picture codecs) is not counted",
         f"{run.resources_source} on {'; '.join(sorted(set(run.record.resources['machine'].to_pylist())))}, on sample "
         f"{run.record.resources['sample'][0].as_py()}",

@@ -256,12 +256,12 @@ def _timing(run: Analysis) -> str:
     rest = f"; {lost} never answered and not in the means" if lost else ""
     rest += "" if run.deadline_s is None else f"; in {format_seconds(run.deadline_s)}: the share answered by then"
     if run.is_estimated:
-        return "times: mean seconds, estimated and so without intervals over pictures" + rest
+        return "times: mean seconds, estimated, so without intervals over pictures" + rest
     whole = "over the whole benchmark from {} timed requests, link times from the bytes of all questions"
     own = "of the replayed requests, with their own bytes"
     of = {
         "none": whole,
-        "some": f"{whole}; where requests meet or a rate varies {own}",
+        "some": f"{whole}; where requests meet or a rate varies, {own}",
         "all": f"{own}, from {{}} timed requests",
     }
     return (

@@ -312,7 +312,7 @@ class Run:
             raise ResultsError(f"{folder}: no such folder; {_suggested(folder)}{makes} makes one in results/runs")
         if not (folder / MANIFEST).exists() and (held := sorted(path.parent.name for path in folder.glob(_EACH))):
             some = ", ".join(held[:_MOST_HELD]) + (", ..." if len(held) > _MOST_HELD else "")
-            raise ResultsError(f"{folder}: holds runs and is none; give one of them: {some}")
+            raise ResultsError(f"{folder}: is a folder of runs, not a run; give one of them: {some}")
         return provenance.read(folder / MANIFEST)
 
     @staticmethod
@@ -339,6 +339,10 @@ class Run:
             replayed.recorded(folder, manifest)  # Refuses a run that has lost what its replay is compared with.
             read["requests"] = replayed.requests(manifest, folder, read["stages"], read["outcomes"], read["samples"])
         return Record(folder=folder, manifest=manifest, **{str(kind): table for kind, table in read.items()})
+
+
+def _halves(half: Side | None) -> str:
+    return "both halves" if half is None else f"only the {half} half"
 
 
 def _suggested(folder: Path) -> str:
@@ -383,7 +387,7 @@ def _resume(folder: Path, new: Manifest) -> Manifest:
     if (was := old.scenario.get("name")) != (now := new.scenario.get("name")):
         raise ResultsError(f"{folder}: holds a run of the scenario {was!r}, and this one is {now!r}; {choose}")
     if old.half != new.half:
-        raise ResultsError(f"{folder}: holds {old.half or 'both'}'s halves, and this is {new.half or 'both'}; {choose}")
+        raise ResultsError(f"{folder}: holds {_halves(old.half)}, and this is {_halves(new.half)}; {choose}")
     if differs := provenance.software_changes(old, new):
         raise ResultsError(
             f"{folder}: its rows were measured with other software, and rows of two versions are not mixed: "

@@ -44,8 +44,8 @@ class PipelineSpec(Frozen):
     """A scheme and the operating points at which it is run.
 
     In ``points`` a list stands for each of its values, and several lists for all their combinations:
-    ``{quality: [20, 60], merge_to: 0.044}`` is two points. ``stand_in`` are the points in their place where the
-    backbone's stand-in runs, which has codecs of its own.
+    ``{quality: [20, 60], merge_to: 0.044}`` is two points. If the backbone's stand-in runs, the points of ``stand_in``
+    are used instead, because the stand-in has codecs of its own.
     """
 
     scheme: SchemeName
@@ -112,10 +112,11 @@ class PipelineSpec(Frozen):
 class Energy(Frozen):
     """How energy is measured: ``blocks`` blocks of a scheme's half, each followed by an idle block of equal length.
 
-    In a block the half answers whole passes over the timed samples until ``block`` is over. The counters of GPUs and
-    boards move a few times a second, and readings are averages: blocks of less than 30 s give a warning. ``points``:
-    those that are selected at equal score, or all. ``calibration`` has, for rails that were compared with an external
-    meter, the meter's reading over the sensor's, such as ``device/VDD_IN: 1.03``; other rails are called uncalibrated.
+    In a block the half runs whole passes over the timed samples until ``block`` is over. The counters of GPUs and
+    boards are updated a few times a second, and readings are averages: blocks of less than 30 s give a warning.
+    ``points`` are those that are selected at equal score, or all. ``calibration`` has, for rails that were compared
+    with an external meter, the meter's reading over the sensor's, such as ``device/VDD_IN: 1.03``; other rails are
+    called uncalibrated.
     """
 
     block_s: SomeS = Field(default=30.0, alias="block")
@@ -127,12 +128,12 @@ class Energy(Frozen):
 
 
 class Recording(FromFile):
-    """Stage times that were recorded elsewhere and take the place of those of a pipeline on one ``side``.
+    """Stage times that were recorded elsewhere and replace those of a pipeline on one ``side``.
 
     ``path`` is a run's folder, a file of :func:`harness.record`, or a CSV with the columns ``stage`` and ``seconds``,
-    and ``sample``, ``repeat``, ``point`` where they are known. Without ``point`` they are those of every point.
-    ``machine`` is where they were timed; the rows of a run and of a logger say so themselves. With ``samples: any`` its
-    requests stand for any sample, in turn, as those of a CSV without samples do.
+    and ``sample``, ``repeat``, ``point`` where they are known. Without ``point`` the times are used for every point.
+    ``machine`` names where they were timed; the rows of a run and of ``harness.record`` state it themselves. With
+    ``samples: any`` the requests are used for any samples, in turn, as those of a CSV without samples are.
     """
 
     pipeline: Slug
@@ -145,13 +146,15 @@ class Recording(FromFile):
 class Measure(Frozen):
     """How stages are timed: ``repeats`` rounds over ``timed_samples`` samples in which every scheme takes its turn.
 
-    ``warmup`` requests a scheme and operating point are run before, and dropped. ``threads`` is the number of processor
-    threads that the networks may use; without it, all. With a ``precision`` (``5 %``) pictures are timed until the mean
-    time of every point is known to within that, or ``at_most`` pictures are timed; ``timed_samples`` is then not given.
+    ``warmup`` requests of each scheme and operating point are run first and dropped. ``threads`` is the number of
+    processor threads that the networks may use; without it, all. With a ``precision`` (``5 %``) pictures are timed
+    until the mean time of every point is known to within that, or ``at_most`` pictures are timed; ``timed_samples``
+    cannot be set then.
 
-    ``pacing`` is how requests follow each other: ``back_to_back``, or as the study's ``arrivals`` come, idle in between
-    (:class:`harness.profiling.pacing.Pacing`), because the clocks of an idle processor fall; ``both`` times both ways
-    in each round, replays the former and reports the difference. With ``energy`` the joules of an answer are measured.
+    ``pacing`` is how requests follow each other: ``back_to_back``, or at the study's ``arrivals`` with idle time in
+    between (:class:`harness.profiling.pacing.Pacing`), because the clocks of an idle processor fall. ``both`` times
+    requests in both ways in each round, replays the former and reports the difference. With ``energy`` the joules of an
+    answer are measured.
     """
 
     timed_samples: int = Field(default=16, ge=1, le=1_000_000)
@@ -166,7 +169,7 @@ class Measure(Frozen):
     @model_validator(mode="after")
     def _one_way_to_end(self) -> Self:
         if self.precision is None and "at_most" in self.model_fields_set:
-            raise ValueError("at_most goes with a precision, such as precision: 5 %")
+            raise ValueError("at_most needs a precision, such as precision: 5 %")
         if self.precision is not None and "timed_samples" in self.model_fields_set:
             raise ValueError(
                 "timed_samples cannot be combined with a precision, which times as many as needed; give at_most"
@@ -175,7 +178,7 @@ class Measure(Frozen):
 
 
 class Selection(Frozen):
-    """What equal score means: non-inferior to ``target`` times the reference's score, within ``margin``.
+    """The definition of equal score: non-inferior to ``target`` times the reference's score, within ``margin``.
 
     ``margin`` is in units of the reference's own score (0.03: three per cent of it).
     """
@@ -198,9 +201,9 @@ class Scenario(Frozen):
 
     It has one ``benchmark`` (its stand-in is in ``stand_in``) or several ``benchmarks``, each with its own; the score
     is then their normalised average (``docs/metrics.md``). At most ``samples`` are taken from each benchmark.
-    ``scoring`` is the state of VLMEvalKit that answers are judged by; ``max_pixels`` the largest picture that a server
-    takes from a payload. ``profile`` names stage times that were recorded elsewhere. With an ``estimate`` section
-    nothing is measured.
+    ``scoring`` is the state of VLMEvalKit by which answers are judged; ``max_pixels`` is the size of the largest
+    picture that a server accepts in a payload. ``profile`` names stage times that were recorded elsewhere. With an
+    ``estimate`` section nothing is measured.
     """
 
     name: Slug
@@ -243,7 +246,7 @@ class Scenario(Frozen):
     def _benchmarks_are_given_once(self) -> Self:
         names = [wanted.name for wanted in self.benchmarks]
         if (self.benchmark is None) == (not names):
-            raise ValueError("benchmark: is given beside 'benchmarks'" if names else "benchmark: is missing")
+            raise ValueError("benchmark: cannot be combined with 'benchmarks'" if names else "benchmark: is missing")
         if names and self.stand_in.benchmark is not None:
             raise ValueError("stand_in.benchmark: each of several benchmarks has a 'stand_in:' of its own")
         if (twice := repeated(names)) is not None:

@@ -85,9 +85,9 @@ class ConstantUplink(Frozen):
 class TraceUplink(FromFile):
     """A recorded link, as ``harness trace import`` writes it.
 
-    ``at_end`` says what happens after the last instant: begin again, or carry nothing more. ``gaps``, where nothing was
-    recorded, are outages or hold the rate before them. ``start: random`` lets every user begin at an instant of its
-    own (the default of a looped trace), ``beginning`` at the first.
+    ``at_end`` says what happens after the last instant: the link begins again, or carries nothing more. ``gaps``, where
+    nothing was recorded, are outages or hold the rate before them. With ``start: random`` every user begins at a random
+    instant (the default of a looped trace), with ``beginning`` at the first.
     """
 
     kind: Literal["trace"]
@@ -100,7 +100,7 @@ class TraceUplink(FromFile):
     @model_validator(mode="after")
     def _a_stop_needs_a_beginning(self) -> Self:
         if self.at_end == "stop" and self.start == "random":
-            raise ValueError("at_end: stop goes with start: beginning; a random start would drop a part of the trace")
+            raise ValueError("at_end: stop needs start: beginning; a random start would drop a part of the trace")
         return self
 
     @property
@@ -272,9 +272,9 @@ class Replay(Frozen):
         if len(set(self.users)) < len(self.users):
             raise ValueError(f"users {list(self.users)} names a number twice")
         if self.sharing == "processor" and any(u.wire.slow_start or u.wire.burst_bytes for u in self.uplinks):
-            raise ValueError("sharing: processor divides a link evenly; it goes with neither slow_start nor burst")
+            raise ValueError("sharing: processor divides a link evenly; it cannot be combined with slow_start or burst")
         if isinstance(self.arrivals, RecordedArrivals) and self.requests is not None:
-            raise ValueError("recorded arrivals bring their own number of requests; drop 'requests:'")
+            raise ValueError("recorded arrivals determine the number of requests; drop 'requests:'")
         return self
 
     @property

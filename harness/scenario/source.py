@@ -226,7 +226,7 @@ class _Reader:
             if isinstance(event, yaml.DocumentStartEvent):
                 documents += 1
                 if documents > 1:
-                    self._stop(event, f"a second document begins; a {self.what} is one")
+                    self._stop(event, f"a second document begins here; a {self.what} is a single one")
                 found = self._node(next(events), ())
         return found
 

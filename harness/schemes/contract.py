@@ -88,7 +88,7 @@ class MergingPoint(ReducedPoint):
     @model_validator(mode="after")
     def _neighbours_of_something(self) -> Self:
         if self.merge_to is None and self.n_c is None and self.neighbours != NEIGHBOURS:
-            raise ValueError("neighbours goes with a merge_to or an n_c: without merging there are none")
+            raise ValueError("neighbours needs a merge_to or an n_c: it is a parameter of merging")
         return self
 
 

@@ -40,7 +40,7 @@ def send(half: DeviceHalf, sample: Sample, clock: Clock, *, kind: str | None = N
     Raises SchemeError for anything else, and for a payload of another ``kind``, if one is given.
     """
     if not callable(half):
-        raise SchemeError(f"the device half is {shown(half)}; device_half returns what is called with a sample")
+        raise SchemeError(f"the device half is {shown(half)}; device_half must return a function of a sample")
     made = half(sample, clock)
     if isinstance(made, Answer):
         refuse_answer(made)
@@ -64,7 +64,7 @@ def receive(
     SchemeError for a half that returns anything but an answer, or a request, for each question.
     """
     if not callable(serve):
-        raise SchemeError(f"the server half is {shown(serve)}; server_half returns what is called with a payload")
+        raise SchemeError(f"the server half is {shown(serve)}; server_half must return a function of a payload")
     with clock.stage("decode"):
         payload = unpack(data, kind)
         if wrong := [q.pictures for q in questions if q.pictures != len(payload.bodies)]:
@@ -94,9 +94,7 @@ def _refuse_payload(made: object, n_pictures: int, kind: str | None) -> None:
         wanted = "a text" if kind is None else repr(kind)
         raise SchemeError(f"the device half sends a payload of the kind {shown(made.kind)}; {wanted} is expected")
     if not isinstance(made.bodies, tuple | list):
-        raise SchemeError(
-            f"a payload's bodies are {shown(made.bodies)}; a tuple with those of each picture is expected"
-        )
+        raise SchemeError(f"a payload's bodies are {shown(made.bodies)}; a tuple with one for each picture is expected")
     if wrong := [body for body in made.bodies if not isinstance(body, bytes)]:
         raise SchemeError(f"a payload's body is of type {type(wrong[0]).__name__}; bytes are expected")
     if len(made.bodies) != n_pictures:
@@ -148,7 +146,7 @@ def opened(data: bytes) -> tuple[int, tuple[bytes, ...], bool]:
             "or damaged"
         )
     if version & _CHECKSUM_FOLLOWS and zlib.crc32(data[:end]) != _CHECKSUM.unpack_from(data, end)[0]:
-        raise BitstreamError(f"a payload of {len(data)} bytes does not fit the checksum of its envelope; it is damaged")
+        raise BitstreamError(f"a payload of {len(data)} bytes does not match its envelope's checksum; it is damaged")
     bodies = []
     for length in lengths:
         bodies.append(data[begin : begin + length])

@@ -39,7 +39,7 @@ class ImagePoint(MergingPoint):
     def _tuned_for_what_is_merged(self) -> Self:
         if self.adapter is not None and self.merge_to is None and self.n_c is None:
             raise ValueError(
-                f"adapter {self.adapter} goes with a merge_to or an n_c: it is of a model tuned for merged features"
+                f"adapter {self.adapter} needs a merge_to or an n_c: it is of a model tuned for merged features"
             )
         return self
 

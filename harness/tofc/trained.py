@@ -113,7 +113,7 @@ def refuse_other_backbone(folder: Path, backbone: str) -> None:
         was = manifest.read(path).get("backbone", backbone)
         if was != backbone:
             raise CheckpointError(
-                f"{folder}: is of {shown(was)}, and {backbone} needs one that was trained with it; 'harness train' "
+                f"{folder}: was trained for {shown(was)}, and {backbone} needs a training of its own; 'harness train' "
                 "makes one"
             )
 
@@ -210,7 +210,7 @@ def _refuse_not_merging(folder: Path) -> None:
     if not (path := folder / MANIFEST).exists():
         if (folder / CODEC).is_file():
             raise CheckpointError(
-                f"{folder}: holds a codec, so that its adapter was trained together with one; 'adapter' needs one that "
+                f"{folder}: holds a codec, so its adapter was trained together with it; 'adapter' needs one that "
                 "was tuned only for merged features, which 'harness train --stage merging' makes"
             )
         return

@@ -77,7 +77,7 @@ class Codec(Frozen):
     @model_validator(mode="after")
     def _bits_are_the_heuristics(self) -> Self:
         if (self.bits is None) == (self.scheme == "tofc_heuristic"):
-            raise ValueError("bits: is the bit length of tofc_heuristic, which has no default, and of no other scheme")
+            raise ValueError("bits: tofc_heuristic needs a bit length, such as 4, and no other scheme takes one")
         return self
 
 
@@ -193,7 +193,7 @@ class TrainingConfig(Frozen):
     @model_validator(mode="after")
     def _there_is_something_to_do(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError("how long to train is given once: as 'steps' or as 'epochs'")
+            raise ValueError("give the length of the training either as 'steps' or as 'epochs'")
         if self.steps == 0 and self.prefit.steps == 0:
             raise ValueError("steps and prefit.steps are both 0; set one of them, for only a codec prefit.steps")
         if self.steps == 0 and self.lora.rank > 0:
@@ -229,7 +229,9 @@ class TrainingConfig(Frozen):
             needed += ["prefit.lambda, such as 0.05"] if self.prefit.rate_weight is None else []
         needed += [] if self.prefit.steps else ["prefit.steps above 0"]
         if not asks and needed:
-            raise ValueError(f"data: {kind} have no questions, and fit only a codec, which needs {', '.join(needed)}")
+            raise ValueError(
+                f"data: {kind} have no questions and can train only a codec, which needs {', '.join(needed)}"
+            )
         return self
 
     @property

@@ -133,7 +133,7 @@ def _checked(file: Path, number: int, entry: Any, files: _Listing) -> Conversati
         marks = [text.count(_IMAGE) for text in texts[::2]]
         if marks[0] != 1 or sum(marks) != 1:
             raise DataError(
-                f"{where}: {_IMAGE} stands {sum(marks)} times in its questions, {marks[0]} of them in the first; "
+                f"{where}: {_IMAGE} occurs {sum(marks)} times in its questions, {marks[0]} of them in the first; "
                 "an entry with an image has it once, in the first"
             )
         if image not in files:
@@ -147,7 +147,7 @@ def _turns(where: str, said: list[Any]) -> list[str]:
     for place, turn in enumerate(said):
         if not isinstance(turn, dict) or turn.get("from") not in ("human", "gpt"):
             found = turn.get("from") if isinstance(turn, dict) else type(turn).__name__
-            raise DataError(f"{where}: turn {place} is from {found!r}; 'human' and 'gpt' are those who speak")
+            raise DataError(f"{where}: turn {place} is from {found!r}; 'human' or 'gpt' is expected")
         if not isinstance(turn.get("value"), str):
             raise DataError(f"{where}: turn {place} has the value {turn.get('value')!r:.60}; a text is expected")
     if said and said[0]["from"] == "gpt":

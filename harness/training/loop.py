@@ -206,8 +206,8 @@ class Training:
         # A process's share of the cached features follows from how many there are.
         if state and state.stage == "prefit" and state.processes not in (None, self.share.processes):
             raise ScenarioError(
-                f"{self.folder}: holds a pre-fit that began on {state.processes} processes, and these are "
-                f"{self.share.processes}; resume it on {state.processes}, or --fresh starts over"
+                f"{self.folder}: holds a pre-fit that began on {state.processes} processes, and there are "
+                f"{self.share.processes} now; resume it on {state.processes}, or --fresh starts over"
             )
         make_folder(self.folder)
         if state:

@@ -103,7 +103,7 @@ def _of_codec(config: TrainingConfig, codec: Codec) -> list[str]:
     if codec.step == "fixed":
         found.append("y is rounded in units of half a channel's first deviation, where the paper rounds to integers")
     if codec.scheme != MERGING:
-        found.append(f"the entropy coding of {codec.scheme} in the place of selectable entropy models")
+        found.append(f"the entropy coding of {codec.scheme} instead of selectable entropy models")
     elif codec.experts != _PAPER_EXPERTS:
         found.append(f"{codec.experts} entropy models; the paper has {_PAPER_EXPERTS}")
     if config.alpha != _PAPER_ALPHA:

@@ -324,9 +324,7 @@ def test_a_finished_runs_links_are_judged_by_their_mean_or_reported_as_unknown(m
     chain = {"kind": "gilbert_elliott", "good_bps": 400e3, "bad_bps": 0.0, "good_for_s": 1.0, "bad_for_s": 1.0}
     file = {"kind": "trace", "path": "link.parquet", "at_end": "loop", "gaps": "outage", "start": None}
     uplinks = [{**chain, "name": "25 KB/s"}, {**file, "name": "50 KB/s"}, {**file, "name": "100 KB/s"}]
-    warned = (
-        "not judged, whether they keep up with what is asked: the uplink 100 KB/s, 50 KB/s, whose rate is in a file"
-    )
+    warned = "not judged: whether the schemes keep up over the uplink 100 KB/s, 50 KB/s, whose rate is in a file"
     for rate_hz, unstable in ((0.01, False), (3.0, True)):
         replay = {**made_up.manifest.scenario_value("replay"), "uplinks": uplinks}
         replay["arrivals"] = {"kind": "poisson", "rate_hz": rate_hz}
@@ -382,7 +380,7 @@ def test_why_requests_are_not_alone_is_told_truly(made_up: Analysis) -> None:
         ({"arrivals": {"kind": "poisson", "rate_hz": 1.0}}, 1, "requests may meet"),
         ({"arrivals": {"kind": "recorded", "path": "at.csv"}}, 1, "requests may meet"),
         ({"timeout_s": 9.0}, 1, "a request may be given up"),
-        ({"uplinks": [{**constant, "wire": wire}]}, 1, "a burst that a request sends is missing for the next one"),
+        ({"uplinks": [{**constant, "wire": wire}]}, 1, "a burst that one request uses is not available to the next"),
         ({"uplinks": [{**chain, "name": "25 KB/s"}]}, 1, "the link's rate varies"),
         ({"uplinks": []}, 1, "the link's rate varies"),
     ):

@@ -186,7 +186,7 @@ def test_a_foreign_run_is_refused(run: Record) -> None:
     for change, words in (
         (
             {"digests": {**facts["digests"], "questions": "0"}},
-            r"questions are 0 and None; it asks (\d+) questions and its reference \1, \1 of them by the same name",
+            r"questions are 0 and None; it asks (\d+) questions and its reference \1; \1 have the same name in both",
         ),
         ({"benchmarks": ("MME",)}, "their benchmarks are MME and StreetsQA"),
         ({"scenario": {**facts["scenario"], "scoring": "vlmevalkit-2024"}}, "answers are scored by vlmevalkit-2024"),

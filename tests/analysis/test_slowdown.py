@@ -180,5 +180,5 @@ def test_no_verdict_without_a_test() -> None:
     """Where every stage is below the floor nothing was tested, which is no pass."""
     both = [(side_of, "tofc", "device", "merge", 0.004) for side_of in ("reference", "candidate")]
     found, _ = slowdown.parts_of(rows(*both), 0.005)
-    with pytest.raises(ResultsError, match=r"no stage takes 5 ms, so none was tested; --floor"):
+    with pytest.raises(ResultsError, match=r"no stage takes as long as 5 ms, so none was tested; --floor"):
         slowdown.judge(slowdown.log_ratios(found), Gate(floor_s=0.005))

@@ -148,7 +148,7 @@ BROKEN: dict[str, tuple[Callable[[Record], dict[str, object]], str]] = {
         lambda r: sessions(r, {}, {"dirty": True}),
         r"the code had changes that are in no commit \(commit 012345678 and changes\)",
     ),
-    "unknown tree": (lambda r: sessions(r, {"dirty": None}), "changes that are in no commit is not known"),
+    "unknown tree": (lambda r: sessions(r, {"dirty": None}), "not known whether the code had changes"),
     "no tree": (
         lambda r: sessions(r, {"commit": None, "dirty": None}),
         "neither a commit's nor an installed release's",
@@ -166,14 +166,14 @@ BROKEN: dict[str, tuple[Callable[[Record], dict[str, object]], str]] = {
     ),
     "waited": (
         twice_slower,
-        r"69 of 828 timed requests were disturbed \(69 kept from running, around 0 others kept .*\), after 0",
+        r"69 of 828 timed requests were disturbed \(69 kept from running, 0 while others kept .*\), after 0",
     ),
     "loaded": (
         lambda r: {
             **sessions(r, {"disturbed": {"others kept processors busy": 9}}),
             "stages": column(r.stages, "load", 0.5, pipeline="tofc"),
         },
-        "180 of 828 timed requests were disturbed .* after 9 disturbed ones were run again",
+        "180 of 828 timed requests were disturbed .* after 9 disturbed ones were repeated",
     ),
     "slowed throughout": (
         lambda r: {"stages": column(r.stages, "waited_s", 0.3e-3)},

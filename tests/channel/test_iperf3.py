@@ -106,7 +106,7 @@ def test_messages_of_iperf3_are_passed_on(tmp_path: Path) -> None:
         (_log(UP, target_bitrate=2_000_000), "sent at 250 KB/s, as requested by -b"),
         ([_log(UP), _log(UP)], "2 logs"),
         (_log([{**UP[0], "bytes": "many"}]), "is not a log of iperf3"),
-        (_log([{**UP[0], "bytes": -1}]), "is not one from 0"),
+        (_log([{**UP[0], "bytes": -1}]), "is not from 0"),
         (_log([{**UP[0], "end": 0.0}]), "ends before it begins"),
         ({"start": {"test_start": {}}, "intervals": [[]]}, "is not a log of iperf3"),
         ({"start": [], "intervals": []}, "is not a log of iperf3"),

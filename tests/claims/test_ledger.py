@@ -273,7 +273,7 @@ def test_what_is_missing_is_named(full: Analysis) -> None:
     assert "neighbours" in whys[1]
     assert "operations of tofc's server half was not measured" in whys[2]
     (entry,) = ledger.entries(_claims({"metric": "z_share", "of": "tofc", "below": 1}), [])
-    assert entry.why == "no run given is of RealWorldQA with llava-onevision-7b (scenario realworldqa)"
+    assert entry.why == "none of the runs is of RealWorldQA with llava-onevision-7b (scenario realworldqa)"
     assert "RealWorldQA with llava-onevision-7b" in entry.at_full_size
 
 
@@ -429,7 +429,7 @@ def test_a_number_of_one_study_is_divided_by_that_of_another(full: Analysis) -> 
     listed = [{"id": 1, "where": "here", "says": "so", "study": "street", "tests": [test]}]
     claims = model.Claims.model_validate({"title": "Ours", "studies": studies, "claims": listed})
     (entry,) = ledger.entries(claims, [full])
-    assert entry.why == "no run given is of MME with llava-1.5-7b"
+    assert entry.why == "none of the runs is of MME with llava-1.5-7b"
     other = _as(full, scenario={**full.manifest.scenario, "benchmark": "MME", "backbone": "llava-1.5-7b"}, name="other")
     (entry,) = ledger.entries(claims, [full, other])
     assert entry.tested[0].items[0].estimate == Estimate(1.0, 1.0, 1.0)

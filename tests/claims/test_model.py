@@ -46,7 +46,7 @@ def test_the_papers_claims_are_all_there() -> None:
         ("below: 1", "below: '1'", ("claims.0.tests.0.below", "'1' is not right", "valid number", "(claim 1)")),
         ("below: 1", "below: .nan", ("claims.0.tests.0.below", "finite", "(claim 1)")),
         (", over: webp", "", ("over: is missing", "(claim 1)")),
-        ("metric: bytes_ratio", "metric: latency_s", ("one too many", "(claim 1)")),
+        ("metric: bytes_ratio", "metric: latency_s", ("of only one scheme", "(claim 1)")),
         ("study: street", "study: stret", ("claim 1", "unknown study 'stret'", "did you mean 'street'")),
         ("below: 1", "below: 1, give: 2", ("give: can be used only with a value", "(claim 1)")),
         ("RealWorldQA", "RealWorld", ("studies.street.benchmarks", "unknown benchmark")),

@@ -75,7 +75,7 @@ def test_a_chain_is_not_fitted_to_packets(harness: Run, tmp_path: Path) -> None:
         (["max-users", "none", "a", "--rate", "1 MB/s", "--limit", "1 s"], "no such folder"),
         (["plan", "none"], "none: there is no such folder or file; a run's folder is expected, or the scenario (a"),
         (["illustrate", "none"], "No such file or directory; a scenario (a YAML file) is expected"),
-        (["show", "runs"], "runs: holds runs and is none; give one of them: one, two"),
+        (["show", "runs"], "runs: is a folder of runs, not a run; give one of them: one, two"),
         (["trace", "show", "25 KB/s"], "25 KB/s: is a rate, and a recording is expected, a .parquet file"),
     ],
 )

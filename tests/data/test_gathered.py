@@ -68,7 +68,7 @@ def test_some_are_whole_groups() -> None:
 def test_fewer_than_one_image_has_is_a_sentence() -> None:
     """No question would be left."""
     with pytest.raises(
-        ScenarioError, match=r"samples: 1 of x, .* 2 questions or more each; give at least 2, as --limit 2"
+        ScenarioError, match=r"samples: 1 is too few for x, .* 2 or more questions; give at least 2, as --limit 2"
     ):
         gather({"x": samples([3, 2])}, 1)
 

@@ -78,7 +78,7 @@ def test_a_run_measures_the_energy_of_its_halves(fake_scenario: Path, tmp_path: 
     status, out, _ = harness("show", tmp_path / "fake")
     assert status == 0
     assert "J per answer, device / server, net" in out
-    assert "uncalibrated, because no external meter was compared: device's GPU 0" in out
+    assert "uncalibrated, because not compared with an external meter: device's GPU 0" in out
     assert "shorter than 30 s" in out
 
 

@@ -130,7 +130,7 @@ def test_its_table_speaks_of_no_timing(ran: tuple[Projection, Path]) -> None:
     console = Console(width=120, record=True)
     console.print(table.table(found))
     text = console.export_text()
-    assert "times: mean seconds, estimated and so without intervals over pictures\n" in text
+    assert "times: mean seconds, estimated, so without intervals over pictures\n" in text
     assert not any(words in text for words in ("±", "session", "pictures give", "picture gives", "% interval"))
     assert (found.session, found.timing_warnings) == ("", ())
 

@@ -220,8 +220,8 @@ def test_energy_can_be_read(width_in: float) -> None:
     on_page: Any = page._section(0, run, [], [])["notes"]
     for note in (
         "calibrated by the scenario: device/VDD_IN",
-        "calibrations of rails that were not measured: server/nope",
-        "uncalibrated, because no external meter was compared: device's VDD_GPU_SOC, server's package",
+        "calibrated, but not measured: server/nope",
+        "uncalibrated, because not compared with an external meter: device's VDD_GPU_SOC, server's package",
         "blocks of 1 s are shorter than 30 s",
         "some are recorded",
     ):

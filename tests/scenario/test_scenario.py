@@ -139,7 +139,7 @@ BROKEN = {
     "no benchmark": (_changed(("benchmark",), ...), "benchmark: is missing"),
     "a benchmark and benchmarks": (
         _changed(("benchmarks",), [{"name": "MME"}]),
-        "benchmark: is given beside 'benchmarks'",
+        "benchmark: cannot be combined with 'benchmarks'",
     ),
     "unknown among benchmarks": (
         {**_changed(("benchmark",), ...), "benchmarks": [{"name": "MME"}, {"name": "VQA"}]},
@@ -170,7 +170,7 @@ BROKEN = {
         yaml.dump(GOOD) + "weights: !!python/object:os.system {}\n",
         "tags are not used here; leave",
     ),
-    "two documents": ("name: a\n---\nname: b\n", ":2: a second document begins"),
+    "two documents": ("name: a\n---\nname: b\n", ":2: a second document begins here"),
 }
 
 
@@ -352,7 +352,7 @@ def test_a_precision_takes_the_place_of_a_number_of_samples(written: Callable[[o
         ({"precision": "5 ms"}, "'5 ms' is not a share such as '5 %', from 0 to 100 %"),
         ({"precision": "0 %"}, "greater than 0"),
         ({"precision": 2}, "2 is not a share"),
-        ({"at_most": 100}, "at_most goes with a precision"),
+        ({"at_most": 100}, "at_most needs a precision"),
         ({"precision": "5 %", "timed_samples": 12}, "timed_samples cannot be combined with a precision"),
     ):
         with pytest.raises(ScenarioError, match=sentence):
@@ -365,9 +365,9 @@ def test_neighbours_of_merging_are_a_parameter_of_points(written: Callable[[obje
     labels = [point.label for point in load(written(with_pipeline(tofc))).pipelines[1].operating_points()]
     assert labels == ["codec=lambda-0.3,merge_to=0.044", "codec=lambda-0.3,merge_to=0.044,neighbours=9"]
     for pipeline, sentence in (
-        ({"scheme": "raw_features", "points": [{"neighbours": 9}]}, "neighbours goes with a merge_to"),
-        ({"scheme": "jpeg", "points": [{"quality": 5, "neighbours": 9}]}, "neighbours goes with a merge_to"),
-        ({"scheme": "device_only", "points": [{"neighbours": 9}]}, "neighbours goes with a merge_to"),
+        ({"scheme": "raw_features", "points": [{"neighbours": 9}]}, "neighbours needs a merge_to"),
+        ({"scheme": "jpeg", "points": [{"quality": 5, "neighbours": 9}]}, "neighbours needs a merge_to"),
+        ({"scheme": "device_only", "points": [{"neighbours": 9}]}, "neighbours needs a merge_to"),
         ({"scheme": "tofc", "points": [{"codec": "c", "merge_to": 0.1, "neighbours": 0}]}, "neighbours"),
         ({"scheme": "visionzip", "points": [{"codec": "c", "merge_to": 0.1, "neighbours": 9}]}, "neighbours"),
     ):

@@ -149,7 +149,7 @@ DEVICES: dict[str, tuple[Any, str]] = {
         "the device half sends a payload of the kind 'own'; 'fake' is expected",
     ),
     "no text": (returning(Answer(None, 1, 1, 1)), "a half answered Answer(text=None"),  # type: ignore[arg-type]
-    "no half": (7, "the device half is 7; device_half returns what is called"),
+    "no half": (7, "the device half is 7; device_half must return a function"),
 }
 
 
@@ -170,7 +170,7 @@ SERVERS: dict[str, tuple[Any, str]] = {
         "the server half returned 0 answers; a list with one answer for each question is expected, here",
     ),
     "texts": (lambda _, questions, __: ["A"] * len(questions), "a half answered 'A'; an Answer is expected"),
-    "no half": (7, "the server half is 7; server_half returns what is called"),
+    "no half": (7, "the server half is 7; server_half must return a function"),
 }
 
 

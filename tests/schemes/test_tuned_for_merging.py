@@ -136,7 +136,7 @@ def test_a_point_without_an_adapter_is_unchanged(random: tuple[OneVision, Path])
     assert named.label == "quality=90,n_c=4,adapter=merging"
     assert named.model_dump(mode="json")["adapter"] == "merging"
     assert JpegPoint.model_validate(named.model_dump()) == named
-    with pytest.raises(ValueError, match="adapter merging goes with a merge_to or an n_c"):
+    with pytest.raises(ValueError, match="adapter merging needs a merge_to or an n_c"):
         JpegPoint(quality=90, adapter="merging")
 
 
@@ -277,7 +277,7 @@ def test_a_scenario_with_an_adapter_and_nothing_merged_is_refused(scenario: Call
     """With its line, as every mistake."""
     path = Path("tuned.yaml")
     path.write_text(SCENARIO.format(adapter="merging").replace("quality: 40, n_c: 6, adapter", "quality: 40, adapter"))
-    with pytest.raises(ScenarioError, match=r"tuned\.yaml:\d+: pipelines\.1\.points\.0.*adapter merging goes with a"):
+    with pytest.raises(ScenarioError, match=r"tuned\.yaml:\d+: pipelines\.1\.points\.0.*adapter merging needs a"):
         load_scenario(path)
 
 

@@ -102,11 +102,11 @@ def _set(*path: Any, value: Any) -> Callable[[list[Any]], None]:
         (_set(2, "image", value=7), r"entry 2 \(id 000002\): its 'image' is 7"),
         (_set(2, "image", value="some/9.png"), r"entry 2 \(id 000002\): its image some/9.png is not in .*images"),
         (_set(2, "image", value="other/1.png"), r"entry 2 \(id 000002\): its image other/1.png is not in"),
-        (_set(2, "conversations", 0, "from", value="system"), r"turn 0 is from 'system'; 'human' and 'gpt'"),
+        (_set(2, "conversations", 0, "from", value="system"), r"turn 0 is from 'system'; 'human' or 'gpt'"),
         (_set(2, "conversations", 1, "from", value="human"), r"'human' speaks twice in a row"),
         (_set(2, "conversations", 1, "value", value=3), r"turn 1 has the value 3; a text is expected"),
-        (_set(2, "conversations", 0, "value", value="What?"), r"<image> stands 0 times in its questions"),
-        (_set(2, "conversations", 0, "value", value="<image><image>"), r"<image> stands 2 times"),
+        (_set(2, "conversations", 0, "value", value="What?"), r"<image> occurs 0 times in its questions"),
+        (_set(2, "conversations", 0, "value", value="<image><image>"), r"<image> occurs 2 times"),
     ],
 )
 def test_a_wrong_entry_is_named_with_its_number_and_id(

@@ -286,7 +286,7 @@ def test_a_pre_fit_is_not_resumed_on_another_number_of_processes(
         train(path, stop_after=3)
     training = Training(load(path), machine={})
     training.share = training.share._replace(processes=2)
-    with pytest.raises(ScenarioError, match="holds a pre-fit that began on 1 processes, and these are 2; resume it on"):
+    with pytest.raises(ScenarioError, match="that began on 1 processes, and there are 2 now; resume it on"):
         training.run(silent)
 
 

@@ -36,8 +36,8 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     wide_in = width_in - table.left_in - right_in
     n = data["pictures"].iloc[0]
     notes = [
-        f"the mean payload of {n} pictures at the selected points, decoded into its parts, and its "
-        "size; computed, not timed"
+        f"the mean payload of {n} pictures at the selected points, with its size and its parts as decoded; computed, "
+        "not timed"
     ]  # fmt: skip
     sheet = Sheet(width_in, table.high_in + 0.5, of(run, "where the bits of a request go", notes), handles)
     axes = sheet.axes(table.left_in, 0.06, wide_in, table.high_in)

@@ -45,7 +45,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     body_in = sum(head_in + high_in + 0.06 + _LINE_IN * len(words) + 0.14 for *_, high_in, words in blocks)
     notes = [
         found.rule,
-        f"an area of one shade is a merged feature of the picture's first patch, of {found.pipeline} at {found.point}",
+        f"each shade is one merged feature of the picture's first patch, by {found.pipeline} at {found.point}",
     ]
     sheet = Sheet(width_in, body_in, of(run, "example questions", notes))
     top_in = 0.0

@@ -49,8 +49,8 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     notes = [
         f"means with intervals at {100 * run.equality.confidence:g} %; lines "
         + ("are timed stages + 8 bytes on the wire / rate" if of_lines else "join the means"),
-        f"Circles: rates at which two schemes change places ({len(crossings)}); named, with their intervals, are those "
-        "at which another answers first",
+        f"Circles: rates at which two schemes change places ({len(crossings)}); those from which on another scheme "
+        "answers first are labelled, with their intervals",
     ]
     shown_s = rows["mean_s"][rows["mean_s"] > 0]
     left_in, right_in, high_in = max(0.5, left_of(shown_s.min(), shown_s.max())), 0.24, 2.5 if narrow else 3.3
@@ -152,9 +152,8 @@ def _missing(run: Analysis) -> str:
         return "nothing was replayed; 'harness run scenarios/crossover.yaml' replays a scenario over twelve rates"
     if (n := _rows(run)["channel"].nunique()) < _FEWEST_RATES:
         return (
-            f"the run has the latency of a user who does not wait for others at {n} constant rates, and a curve takes "
-            f"{_FEWEST_RATES}; "
-            "'harness run scenarios/crossover.yaml' has twelve"
+            f"the run has the latency of a user who waits for nobody at only {n} constant rates, and a curve needs "
+            f"{_FEWEST_RATES}; 'harness run scenarios/crossover.yaml' has twelve"
         )
     return ""
 

@@ -29,8 +29,8 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     handles: list[Any] = [Patch(facecolor="#C9CFD3", label="features")]
     handles += [Line2D([], [], color=colour, linestyle=dash, label=name) for name, (colour, dash) in _LINES.items()]
     notes = [
-        f"elements of the features of {found.pictures} pictures, as {found.pipeline} at {found.point} has them; fits "
-        "by maximum likelihood",
+        f"elements of the features of {found.pictures} pictures in {found.pipeline} at {found.point}; fits by maximum "
+        "likelihood",
         "LL: mean log-likelihood per element, in nats; the best is marked",
         "computed, not timed",
     ]

@@ -43,10 +43,10 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
         left_in=0.42,
         titles=titles,
     )
-    notes = ["a request that was never answered is beyond the axis", "requests replayed from the timed ones"]
+    notes = ["requests that were never answered are beyond the axis", "the requests are replayed from the timed ones"]
     if data["unstable"].any():
         notes.append(
-            "Dotted: unstable, more work arrives than can be done, and what is shown grows with the replay's length"
+            "Dotted: unstable; more work arrives than can be done, and the times grow with the replay's length"
         )
     if not run.deadline_s:
         notes.append("the scenario declares no deadline ('replay: deadline: 2 s')")

@@ -31,8 +31,8 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     sources = set(data["source"])
     handles = [
         *(Patch(facecolor=_COLOURS[side], label=side) for side in _COLOURS if side in set(data["side"])),
-        Patch(facecolor="#BBBBBB", label="pale: all joules"),
-        Patch(facecolor="white", edgecolor=style.INK, linewidth=0.8, label="framed: beyond idle"),
+        Patch(facecolor="#BBBBBB", label="pale: gross"),
+        Patch(facecolor="white", edgecolor=style.INK, linewidth=0.8, label="framed: net of idle"),
         *(
             Patch(facecolor="white", edgecolor=style.INK, hatch=hatch, label=source)
             for source, hatch in style.HATCHES.items()

@@ -35,7 +35,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     own = "means of the replayed requests, with their own bytes"
     notes = [
         *([whole] if run.met != "all" else []),
-        *([own] if run.met == "all" else [f"where requests meet or a rate varies {own}"] if run.met == "some" else []),
+        *([own] if run.met == "all" else [f"where requests meet or a rate varies, {own}"] if run.met == "some" else []),
         *([] if run.is_estimated else [f"intervals at {100 * run.equality.confidence:g} %"]),
         *(_first(run) if width_in >= NARROW_IN else []),
         *[text for text in (run.session, *run.elsewhere, *run.timing_warnings[:1]) if text],
@@ -285,7 +285,7 @@ def _missing(run: Analysis) -> str:
 def _not_llava15(run: Analysis) -> str:
     if not of_llava15(run):
         return (
-            f"the run's backbone is {run.manifest.backbone}, and the figure is of LLaVA-1.5; "
+            f"the run's backbone is {run.manifest.backbone}, and this figure is for LLaVA-1.5; "
             "'harness run scenarios/llava15.yaml' makes one"
         )
     return _missing(run)

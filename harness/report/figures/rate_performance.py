@@ -64,10 +64,10 @@ def curves(run: Analysis, panels: Sequence[Panel], width_in: float) -> Figure:
     notes = [
         f"intervals at {100 * equality.confidence:g} % over {first['clusters']} independent groups of "
         f"{first['questions']} questions",
-        "a line is the curve fitted to the points that differ only in their rate; pale where it is not established "
-        "that the score grows with the bytes",
-        f"a ring is around the fewest bytes at a score certified to be at least {100 * equality.certified:.3g} % of "
-        f"{equality.reference}'s",
+        "a line is the curve fitted to the points that differ only in their rate; it is pale if the score is not "
+        "established to grow with the bytes",
+        f"a ring marks the point with the fewest bytes at a score certified to be at least "
+        f"{100 * equality.certified:.3g} % of {equality.reference}'s",
     ]
     if width_in >= NARROW_IN:
         notes.append(comparison.bytes_sentence(run.equal_scores, equality.target, equality.reference))
@@ -206,7 +206,7 @@ def _legend(panels: Sequence[Panel], looks: Mapping[str, SchemeLook], run: Analy
         if len(panels) == 1:
             remarks += [f"at the edge: {value:.3g} KB" for value in beyond]
         elif beyond:
-            remarks.append("beyond the axis: at the edge")
+            remarks.append("some beyond the axis, drawn at its edge")
         if not any(panel.points.loc[panel.points["pipeline"] == pipeline, "selected"].any() for panel in panels):
             # The average of several benchmarks may reach where no single one has the questions to certify it.
             remarks.append("does not reach" if len(panels) == 1 else "does not reach on any one benchmark")
@@ -267,7 +267,7 @@ def _no_average(run: Analysis) -> str:
 def _not_llava15(run: Analysis) -> str:
     if not of_llava15(run):
         return (
-            f"the run's backbone is {run.manifest.backbone}, and the figure is of LLaVA-1.5; "
+            f"the run's backbone is {run.manifest.backbone}, and this figure is for LLaVA-1.5; "
             "'harness run scenarios/llava15_benchmarks.yaml' makes one"
         )
     return _unscored(run)

@@ -35,9 +35,9 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
         handles.append(Patch(facecolor="white", edgecolor=style.INK, hatch=hatch, label=source))
     sample = run.record.resources["sample"].to_pandas().dropna()
     notes = [
-        "memory is the most that a half needs while it answers one request, the weights that it holds included",
-        "operations are torch's, a multiplication and an addition being two; entropy coding, clustering and picture "
-        "codecs are not counted",
+        "memory is the most that a half needs during one request, including its weights",
+        "operations are counted in torch; a multiplication and an addition are two; entropy coding, clustering on a "
+        "CPU and picture codecs are not counted",
         f"{source} on question {sample.iloc[0]}" if len(sample) else "",
     ]
     sheet = Sheet(width_in, body_in, of(run, "memory and operations of one request", notes), handles)

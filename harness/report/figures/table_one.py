@@ -32,7 +32,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     groups = data["visual_tokens"].ne(data["visual_tokens"].shift()).cumsum()
     body_in = head_in + sum(heights_in) + 0.05 * int(groups.max()) + 0.1
     about = of(run, "scores at equal numbers of visual tokens", [
-        "the best score of a method's points with as many tokens; bold: the best of the methods that keep as many"
+        "the best score of a method's points with that number of tokens; bold: the best method with that number"
     ])  # fmt: skip
     sheet = Sheet(width_in, body_in, about)
     rule = {"color": style.INK, "linewidth": 0.8}

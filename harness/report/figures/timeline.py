@@ -56,7 +56,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     )  # fmt: skip
     sample = str(data["sample"].iloc[0])
     notes = [
-        f"question {sample} of the timed ones, that of the median latency over all schemes",
+        f"timed question {sample}, which has the median latency over all schemes",
         "the link's time is replayed from the bytes that were sent" if (data["stage"] == "link").any() else "",
     ]
     sheet = Sheet(width_in, body_in, of(run, "one request of each scheme", notes), handles)

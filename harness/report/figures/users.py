@@ -24,7 +24,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     ]
     handles += [
         Line2D([], [], color=style.INK, marker="o", fillstyle="none", linestyle="none", markersize=4.5,
-               label="hollow: p99 of the replay, which too few pictures certify"),
+               label="hollow: p99 of the replay, not certified: too few pictures"),
         Line2D([], [], color=style.INK, linestyle="--", label="utilisation, dashed: of the uplink"),
         Line2D([], [], color=style.INK, linestyle="-", label="solid: of the servers"),
         Line2D([], [], color=style.INK, linestyle=":", label="dotted: of a user's device"),
@@ -35,11 +35,11 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
             Line2D([], [], color=style.SCORE, linestyle="--", label=f"deadline {format_seconds(deadline_s)}")
         )
     notes = [
-        "a system that receives more work than it can do (utilisation of 1 and more) has no percentile: what a "
-        "replay shows of it grows with the replay, and is not drawn"
+        "a system that receives more work than it can do (utilisation of 1 or more) has no percentile: it would grow "
+        "with the replay's length, and is not drawn"
         if run.setting.system.timeout_s is None
-        else "utilisation is of all the work that is asked for; requests that are given up keep queues short where it "
-        "is above 1",
+        else "utilisation counts all the work that arrives; where it is above 1, requests that are given up keep "
+        "queues short",
     ]
     groups = list(data.groupby(["replay", "channel"], sort=False))
     narrow = width_in < NARROW_IN
