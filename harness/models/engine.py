@@ -9,6 +9,7 @@ Other engines than transformers implement the same method, and get the same embe
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from harness.errors import CheckpointError
 from harness.models.contract import Clock, Sharing, Untimed
 
 _AT_ONCE = 8
@@ -94,7 +96,11 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def answer(self, prompts: Sequence[Callable[[], Prompt]], clocks: Sequence[Clock]) -> list[Written]:
-        """Those of transformers' ``generate(do_sample=False)``."""
+        """Those of transformers' ``generate(do_sample=False)``.
+
+        Raises CheckpointError for logits that are infinite or no numbers (NaN); they are looked at only where nothing
+        is timed.
+        """
         if not self._reads_together(clocks):
             return [self._alone(prompt, clock) for prompt, clock in zip(prompts, clocks, strict=True)]
         return [written for made in _made(prompts) for written in self._answered(made)]
@@ -126,19 +132,21 @@ class TransformersEngine:
 
     def _alone(self, prompt: Callable[[], Prompt], clock: Clock) -> Written:
         cache = DynamicCache(config=self.language.model.config)
+        is_timed = not isinstance(clock, Untimed)
         with clock.stage("prefill"):
             embeds_TH, pictures = prompt()
-            token_11 = self._next_token(embeds_TH[None], cache, self._mask(embeds_TH, pictures))
+            mask = self._mask(embeds_TH, pictures)
+            token_11 = self._next_token(embeds_TH[None], cache, mask, is_timed=is_timed)
         with clock.stage("generate"):
-            return self._continued(token_11, cache, embeds_TH.shape[0])
+            return self._continued(token_11, cache, embeds_TH.shape[0], is_timed=is_timed)
 
-    def _continued(self, token_11: Tensor, cache: Any, n_prompt: int) -> Written:
+    def _continued(self, token_11: Tensor, cache: Any, n_prompt: int, *, is_timed: bool) -> Written:
         tokens: list[int] = []
         while (token := int(token_11)) not in self.stop:
             tokens.append(token)
             if len(tokens) == self.max_new_tokens:
                 return Written(tokens, n_prompt, len(tokens))
-            token_11 = self._next_token(self.language.model.embed_tokens(token_11), cache)
+            token_11 = self._next_token(self.language.model.embed_tokens(token_11), cache, is_timed=is_timed)
         return Written(tokens, n_prompt, len(tokens) + 1)
 
     def _mask(self, embeds_TH: Tensor, pictures: Sequence[tuple[int, int]]) -> Any:
@@ -146,12 +154,18 @@ class TransformersEngine:
             return None
         return self._masks(self.language.model.config, len(embeds_TH), pictures, embeds_TH.device)
 
-    def _next_token(self, embeds_1TH: Tensor, cache: Any, mask: Any = None) -> Tensor:
+    def _next_token(self, embeds_1TH: Tensor, cache: Any, mask: Any = None, *, is_timed: bool) -> Tensor:
         """The most probable token (1, 1) after these embeddings; only the last position goes through the head."""
         hidden_1TH = self.language.model(
             inputs_embeds=embeds_1TH, attention_mask=mask, past_key_values=cache, use_cache=True
         )[0]
         logits_11L: Tensor = self.language.lm_head(hidden_1TH[:, -1:])
+        # NaN is its array's greatest value. An argmax would be some token, and the answer a text like any other.
+        if not is_timed and not math.isfinite(logits_11L.max()):
+            raise CheckpointError(
+                f"the language model's logits, computed in {str(logits_11L.dtype).removeprefix('torch.')}, are "
+                "infinite or no numbers (NaN); finite weights, and a dtype with the range that they need, are expected"
+            )
         return logits_11L.argmax(dim=-1)
 
     def _together(self, groups: Sequence[Sequence[Tensor]]) -> list[Written | None]:

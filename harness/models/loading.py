@@ -109,8 +109,14 @@ class LlavaModels:
     ) -> LlavaLanguage:
         """The language side, with a projector's own weights where they are given.
 
-        Another ``engine`` than transformers' layers gets the embedding table and the projector read, and no layer.
+        Another ``engine`` than transformers' layers gets the embedding table and the projector read, and no layer. It
+        computes without an adapter: raises UnavailableError where one is given too.
         """
+        if engine is not None and adapter is not None:
+            raise UnavailableError(
+                f"{adapter}: an adapter is applied to the layers of transformers, and {shown(engine)} makes another "
+                "engine, which computes without it; give one of the two"
+            )
         key = ("language", adapter, engine)
         if key not in self._parts:
             lora = None

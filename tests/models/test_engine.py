@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from harness.data.sample import Question
-from harness.errors import SchemeError
+from harness.errors import CheckpointError, SchemeError
 from harness.models import engine
 from harness.models.contract import Request, Sharing, Untimed
+from harness.profiling.clock import StageClock
 from tests.small_models import make_backbone, make_backbone15
 
 ASKED = [
@@ -170,3 +171,16 @@ def test_an_engine_answers_every_prompt(monkeypatch, tiny) -> None:
     monkeypatch.setattr(tiny._engine, "answer", lambda prompts, clocks: answer(prompts, clocks)[1:])
     with pytest.raises(SchemeError, match="the engine TransformersEngine answered 1 of 2 prompts"):
         tiny.answer([Request([picture(1)], question) for question in ASKED[:2]], [Sharing()] * 2)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("n", [1, 2])
+def test_logits_that_are_no_numbers_are_no_answer(n: int, value: float) -> None:
+    """The token of an undefined logit would be scored as a wrong answer; nothing is looked at where it is timed."""
+    backbone = make_backbone(0)
+    backbone.model.lm_head.weight.data[7, 0] = value
+    requests = [Request([picture(1)], question) for question in ASKED[:n]]
+    for clock in (Untimed, Sharing):
+        with pytest.raises(CheckpointError, match=r"logits, computed in float32, are infinite or no numbers \(NaN\)"):
+            answered(backbone, requests, clock)
+    assert len(answered(backbone, requests, StageClock)) == n

@@ -24,7 +24,7 @@ from transformers import (
     LlavaOnevisionForConditionalGeneration,
 )
 
-from harness.errors import CheckpointError
+from harness.errors import CheckpointError, UnavailableError
 from harness.models import checkpoint, files, gemma3, internvl, llava15, onevision
 from harness.models.contract import Part, Sharing, Untimed
 from harness.models.family import whole_parts
@@ -194,6 +194,8 @@ def test_a_language_side_reads_no_tower_and_another_engine_no_layer(
     tokens_TH = side.project(torch.randn(1, 4, 32))
     assert torch.equal(tokens_TH, models.language().project(torch.randn(1, 4, 32))) is False
     assert tokens_TH.shape == (4, 32)
+    with pytest.raises(UnavailableError, match="an adapter is applied to the layers of transformers"):
+        models.language(tmp_path, engine=lambda _: Echo())
 
 
 def test_what_is_shared_is_read_once(tmp_path: Path, opened: dict[str, set[str]]) -> None:
