@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from harness import files
-from harness.data import pictures
+from harness.data import pictures, scoring
 from harness.data.sample import Sample
 from harness.data.scoring import OWN_METRICS
 from harness.data.tsv import (
     LONGEST_FIELD,
     LONGEST_REFERENCE,
     Origin,
+    TsvSamples,
     fields_of_any_size,
     image_field,
     mistake_in,
@@ -40,7 +41,7 @@ _LETTERS = tuple(string.ascii_uppercase)
 _LARGEST_BYTES = 1 << 30
 _LARGEST_PICTURES_BYTES = LONGEST_FIELD // 4 * 3 - (1 << 10)
 """The most bytes of a row's pictures: in base64 and as a list they are one field."""
-_FORM = b"2"
+_FORM = b"3"
 """The form in which tables are cached: tables of an earlier form are not read."""
 
 
@@ -79,7 +80,7 @@ def load(path: Path, *, cache: Path | None, max_pixels: int = pictures.MAX_PIXEL
     path = refuse_absent(path)
     name = path.name + _metric(path)
     if path.suffix == ".tsv":
-        return name, read_tsv(path, name, max_pixels=max_pixels)
+        return name, _grouped(path, name, read_tsv(path, name, max_pixels=max_pixels))
     if path.suffix != ".csv":
         raise DataError(f"{path}: is neither a .tsv nor a .csv file")
     if cache is None:
@@ -92,7 +93,24 @@ def load(path: Path, *, cache: Path | None, max_pixels: int = pictures.MAX_PIXEL
     except OSError as error:
         raise UnavailableError(f"{table}: cannot be written: {files.why(error)}") from None
     origin = Origin(path, [row.line for row in rows], [row.names for row in rows])
-    return name, read_tsv(table, name, max_pixels=max_pixels, origin=origin)
+    return name, _grouped(path, name, read_tsv(table, name, max_pixels=max_pixels, origin=origin))
+
+
+def _grouped(path: Path, name: str, samples: TsvSamples) -> TsvSamples:
+    """The samples; raises DataError where the metric counts whole groups, and every group has a single row."""
+    metric = scoring.metric(name)
+    groups = {one.group for one in samples.names}
+    if metric.counts_groups and len(groups) == len(samples):
+        shares = (
+            "indices that are equal modulo 1000000"
+            if isinstance(metric, scoring.Rotations)
+            else "one category and picture"
+        )
+        raise DataError(
+            f"{path}: the metric is {metric.name}, and no two of its {len(samples)} rows are of one group; rows that "
+            f"count together have one 'group', or {shares}"
+        )
+    return samples
 
 
 def _metric(path: Path) -> str:
@@ -263,7 +281,7 @@ def _content(path: Path, row: _Row, name: str) -> bytes:
 
 
 def _options(path: Path, line: int, row: Mapping[str, str]) -> dict[str, str]:
-    options = {letter: row[letter] for letter in _LETTERS if row.get(letter)}
+    options = {letter: row[letter] for letter in _LETTERS if row.get(letter, "").strip()}
     listed = [text.strip() for text in row.get("options", "").split("|")] if row.get("options", "").strip() else []
     if listed and options:
         _refuse(path, line, "options", row["options"], "are given beside columns of options; use one of the two")

@@ -11,6 +11,7 @@ import dataclasses
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,9 +141,15 @@ def judge(question: Question, truth: str, answer_text: str, scored_by: str = DEF
 
 
 class Metric(ABC):
-    """A benchmark's score over answers that are grouped; see :func:`metric` for a benchmark's own."""
+    """A benchmark's score over answers that are grouped; see :func:`metric` for a benchmark's own.
+
+    ``groups_within_category`` says that a group may not span two categories, ``counts_groups`` that the score counts
+    groups which are right throughout.
+    """
 
     name: str
+    groups_within_category: ClassVar[bool] = False
+    counts_groups: ClassVar[bool] = False
 
     @abstractmethod
     def group_of(self, sample_id: str, image_id: str, category: str) -> str:
@@ -200,6 +207,7 @@ class Rotations(Metric):
     """
 
     name = "circular accuracy (%)"
+    counts_groups = True
 
     def group_of(self, sample_id: str, image_id: str, category: str) -> str:  # noqa: ARG002
         """Rotations share their index modulo one million; raises DataError for an index that is no whole number."""
@@ -225,6 +233,9 @@ class Pairs(Metric):
     every category. A resample that leaves some subtasks without an image scores the mean of the others times the number
     of subtasks.
     """
+
+    groups_within_category = True
+    counts_groups = True
 
     def __init__(self, name: str, subtasks: tuple[str, ...] | None = None) -> None:
         self.name = name

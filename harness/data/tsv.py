@@ -225,10 +225,12 @@ class TsvSamples(Sequence[Sample]):
                     self._refuse(self._lines[number], "image", index, why)
             if holder is not None:
                 self._images[number] = holder
+        of_group: dict[str, tuple[str, int]] = {}
         for number, one in asked.items():
             if (of_row := shown.get(self._images[number])) is not None:
                 with mistakes.noted(self._lines[number]):
                     self._names.append(self._name(one, of_row, self._lines[number]))
+                    self._refuse_spanning(self._names[-1], self._lines[number], of_group)
         mistakes.refuse(self._table)
 
     def _asked(self, row: dict[str, str], line: int) -> "_Asked":
@@ -266,6 +268,16 @@ class TsvSamples(Sequence[Sample]):
             original_bytes=shown.n_bytes,
             text_bytes=asked.text_bytes,
         )
+
+    def _refuse_spanning(self, name: Name, line: int, of_group: dict[str, tuple[str, int]]) -> None:
+        """Raises DataError for a row whose group began in another category, where the metric's may not.
+
+        ``of_group`` has the category and the line of each group so far.
+        """
+        category, first = of_group.setdefault(name.group, (name.category, line))
+        if self._metric.groups_within_category and category != name.category:
+            why = f"is a second category of the group {_short(name.group)}, whose line {first} has {_short(category)}"
+            self._refuse(line, "category", name.category, f"{why}; a group belongs to one")
 
     def _rows(self, offset: int = 0, line: int = 1) -> Iterator[tuple[int, int, list[str]]]:
         """Offset in bytes, line and fields of each row from ``offset`` on."""

@@ -216,6 +216,51 @@ def test_two_metrics_are_refused(written: Written, tmp_path: Path) -> None:
         own.load(written(rows), cache=tmp_path / "cache")
 
 
+def test_a_pair_in_two_categories_is_refused(written: Written, tmp_path: Path) -> None:
+    """Its score is a sum over categories, and a pair belongs to one of them."""
+    rows = [
+        {**row, "metric": "pairs", "group": "g", "category": category}
+        for row, category in zip(ROWS, "aab", strict=True)
+    ]
+    said = r"line 5: column 'category': 'b' is a second category of the group 'g', whose line 2 has 'a'"
+    with pytest.raises(DataError, match=said):
+        own.load(written(rows), cache=tmp_path / "cache")
+    assert len(own.load(written([{**row, "metric": "accuracy"} for row in rows]), cache=tmp_path / "cache")[1]) == 3
+
+
+@pytest.mark.parametrize(
+    ("metric", "shared", "sentence"),
+    [
+        ("circular", {}, r"circular accuracy \(%\), and no two of its 3 rows are of one group"),
+        ("pairs", {"category": "abc"}, r"score of pairs, and no two of its 3 rows are of one group"),
+        ("circular", {"index": ("1", "1000001", "2")}, ""),
+        ("circular", {"group": "xyx"}, ""),
+        ("accuracy", {}, ""),
+    ],
+)
+def test_a_metric_of_groups_needs_one(
+    written: Written, tmp_path: Path, metric: str, shared: dict[str, Sequence[str]], sentence: str
+) -> None:
+    """If every row were its own group, its score would be an accuracy under another name."""
+    rows = [
+        {**row, "metric": metric, **{column: values[place] for column, values in shared.items()}}
+        for place, row in enumerate(ROWS)
+    ]
+    folder = written(rows)
+    if sentence:
+        with pytest.raises(DataError, match=sentence):
+            own.load(folder, cache=tmp_path / "cache")
+    else:
+        assert len(own.load(folder, cache=tmp_path / "cache")[1]) == 3
+
+
+def test_a_blank_option_is_none(written: Written, tmp_path: Path) -> None:
+    """A text of blanks would be found in every answer of several words."""
+    row = {"image": "a.png", "question": "Which?", "A": "red one", "B": "  ", "C": "blue", "answer": "A"}
+    _, (sample,) = own.load(written([row]), cache=tmp_path / "cache")
+    assert dict(sample.question.options) == {"A": "red one", "C": "blue"}
+
+
 def test_a_damaged_picture_is_named(written: Written, tmp_path: Path) -> None:
     """Before anything is computed, and it is not cached."""
     folder = written()
