@@ -72,6 +72,11 @@ class CompressAI(NeuralCodec):
     Point: ClassVar[type[ImagePoint]] = ZooPoint
 
     @classmethod
+    def place(cls, point: ZooPoint) -> Path | None:
+        """The checkpoint; None where the weights are random."""
+        return None if point.weights == RANDOM else Path(point.weights)
+
+    @classmethod
     def network(cls, point: ZooPoint) -> "CodesPictures":
         """The model with its weights; raises UnavailableError where compressai is not installed."""
         from baselines.networks import zoo
@@ -81,5 +86,6 @@ class CompressAI(NeuralCodec):
     @classmethod
     def files(cls, backbone: str, point: ZooPoint) -> dict[str, Path]:
         """The checkpoint, where the weights are not random, and those of every image codec."""
-        own = {} if point.weights == RANDOM else {f"{point.model} {point.weights}": Path(point.weights)}
+        place = cls.place(point)
+        own = {} if place is None else {f"{point.model} {point.weights}": place}
         return own | super().files(backbone, point)

@@ -39,7 +39,14 @@ class NeuralCodec(ImageCodec):
     def __init__(self, point: ImagePoint, device: str = "cpu", max_pixels: int = MAX_PIXELS) -> None:
         """Raises CheckpointError where the point's weights are absent, damaged or of another architecture."""
         super().__init__(point, device, max_pixels)
-        self.coder = _coder(type(self), point, device)
+        place = self.place(point)
+        facts = None if place is None or not place.is_file() else place.stat()
+        self.coder = _coder(type(self), point, device, facts and (facts.st_mtime_ns, facts.st_size))
+
+    @classmethod
+    @abstractmethod
+    def place(cls, point: Any) -> Path | None:
+        """The file of a point's weights, whether it is there or not; None for weights that are no file's."""
 
     @classmethod
     @abstractmethod
@@ -59,8 +66,13 @@ class NeuralCodec(ImageCodec):
 
 
 @functools.lru_cache(maxsize=32)
-def _coder(codec: type[NeuralCodec], point: ImagePoint, device: str) -> "PictureCoder":
-    """One for both halves of a point, where they are in one process."""
+def _coder(
+    codec: type[NeuralCodec],
+    point: ImagePoint,
+    device: str,
+    stamp: tuple[int, int] | None,  # noqa: ARG001
+) -> "PictureCoder":
+    """One for both halves of a point, where they are in one process, as long as the weights' file is the same."""
     import torch
 
     from baselines.networks.pictures import PictureCoder
@@ -72,6 +84,11 @@ class BundledCodec(NeuralCodec):
     """A learned codec of this project's own: hyperprior and ELIC."""
 
     Point: ClassVar[type[ImagePoint]] = NeuralPoint
+
+    @classmethod
+    def place(cls, point: NeuralPoint) -> Path:
+        """A bundled model's file, or the checkpoint; raises CheckpointError for an unknown lambda."""
+        return locate(cls.kind, point.weights)
 
     @classmethod
     def network(cls, point: NeuralPoint) -> "CodesPictures":
@@ -88,7 +105,7 @@ class BundledCodec(NeuralCodec):
     @classmethod
     def files(cls, backbone: str, point: NeuralPoint) -> dict[str, Path]:
         """The checkpoint, and those of every image codec; raises CheckpointError where there is none."""
-        if not (path := locate(cls.kind, point.weights)).is_file():
+        if not (path := cls.place(point)).is_file():
             raise CheckpointError(f"{path}: there is no such file; 'harness weights convert' makes it from a .pth.tar")
         return {f"{cls.kind} {point.weights}": path, **super().files(backbone, point)}
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from harness.data.sample import Sample
-from harness.errors import BitstreamError
-from harness.models.contract import Features, LanguageSide, Layout, VisionSide
+from harness.errors import BitstreamError, FeaturesError
+from harness.models.contract import Features, LanguageSide, Layout, Untimed, VisionSide
 from harness.schemes.contract import (
     Clock,
     DeviceHalf,
@@ -68,6 +68,9 @@ class _Device:
         for image in sample.images():
             seen, is_merged = merged(self.vision, image, self.point, clock)
             with clock.stage("encode"):
+                # Clipped, an infinite value would be one like any other; looked at only where nothing is timed.
+                if isinstance(clock, Untimed) and not bool(seen.x_PVD.isfinite().all()):
+                    raise FeaturesError("the features hold infinite or undefined values")
                 bodies.append(pack(seen, merged=is_merged))
         return Payload(RawFeatures.kind, tuple(bodies))
 

@@ -5,6 +5,7 @@
     ├── DataError          a benchmark's TSV or an image in it
     ├── TraceError         a recorded channel
     ├── SchemeError        a scheme whose halves return what the contract does not have
+    │   └── FeaturesError  features that a scheme cannot reduce or code; a ValueError too
     ├── BitstreamError     bytes that are not what a device half would have sent
     ├── CheckpointError    weights that are absent, damaged or of another model
     ├── ResultsError       a results folder
@@ -56,6 +57,10 @@ class TraceError(HarnessError):
 
 class SchemeError(HarnessError):
     """A scheme whose halves return something else than the contract says."""
+
+
+class FeaturesError(SchemeError, ValueError):
+    """Features that a reducer or a codec cannot take, or as many as it cannot make."""
 
 
 class BitstreamError(HarnessError):

@@ -11,6 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from harness.errors import FeaturesError
 from harness.tofc import bitstream, laplacian
 from harness.tofc.bitstream import Budget, ModelTables, SideInformation, Symbols
 from harness.tofc.entropy_model import round_straight_through
@@ -87,9 +88,9 @@ class FactorizedCodec(FeatureCodec):
         step_D, median_D = self._scale()
         symbol_ND = ((y_ND - self.offset_D).double() / step_D - median_D).round()
         if not torch.isfinite(symbol_ND).all():
-            raise ValueError("the merged features hold infinite or undefined values")
+            raise FeaturesError("the merged features hold infinite or undefined values")
         if symbol_ND.abs().max() > bitstream.SYMBOL_LIMIT:
-            raise ValueError("a merged feature lies 2**30 steps or more from its median: it cannot be coded")
+            raise FeaturesError("a merged feature lies 2**30 steps or more from its median: it cannot be coded")
         n_features = len(symbol_ND)
         nothing = np.zeros(n_features, np.int64), np.zeros((n_features, 0), np.int64)
         return Symbols(*nothing, symbol_ND.to(torch.int64).cpu().numpy()), self._channels(n_features)

@@ -19,7 +19,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from harness.errors import BitstreamError
+from harness.errors import BitstreamError, FeaturesError
 from harness.tofc import bitstream, laplacian
 from harness.tofc.bitstream import Budget, ModelTables, SideInformation, Symbols
 from harness.tofc.entropy_model import round_straight_through
@@ -100,7 +100,7 @@ class HeuristicCodec(FeatureCodec):
     def symbols(self, y_PCD: Tensor) -> tuple[Symbols, Levels]:
         """Distances of the integers from their median, all at one level."""
         if not torch.isfinite(y_PCD).all():
-            raise ValueError("the merged features hold infinite or undefined values")
+            raise FeaturesError("the merged features hold infinite or undefined values")
         found = self.statistics(y_PCD)
         y_ND = self._flat(y_PCD)
         symbol_ND = self._quantised(y_ND, y_ND.new_tensor(found.step)).to(torch.int64) - found.median

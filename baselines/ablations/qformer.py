@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from baselines.ablations.trained import LearnedReducer, read
-from harness.errors import CheckpointError
+from harness.errors import CheckpointError, FeaturesError
 from harness.models.contract import Attention
 
 
@@ -73,14 +73,16 @@ class QFormer(LearnedReducer):
         self.features.bias.zero_()
 
     def __call__(self, x_PVD: Tensor, n_clusters: int, attention: Attention | None = None) -> Tensor:
-        """The features of the first ``n_clusters`` queries; raises ValueError where there are fewer queries."""
+        """The features of the first ``n_clusters`` queries; raises FeaturesError where there are fewer queries."""
         y_PCD: Tensor = super().__call__(x_PVD, n_clusters, attention)
         return y_PCD
 
     def forward(self, x_PVD: Tensor, n_clusters: int, attention: Attention | None = None) -> Tensor:  # noqa: ARG002
         """The features of each query, at the dtype of ``x_PVD``."""
         if not 1 <= n_clusters <= self.config.queries:
-            raise ValueError(f"{n_clusters} features cannot be made of a patch; the Q-Former has {self.config.queries}")
+            raise FeaturesError(
+                f"{n_clusters} features cannot be made of a patch; the Q-Former has {self.config.queries} queries"
+            )
         mean_D, scale_D = self.get_buffer("mean_D"), self.get_buffer("scale_D")
         queries_PCH = self.queries_CH[:n_clusters].expand(len(x_PVD), -1, -1)
         seen_PVD = (x_PVD.to(mean_D.dtype) - mean_D) / scale_D

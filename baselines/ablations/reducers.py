@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
+from harness.errors import FeaturesError
 from harness.models.contract import Attention
 from harness.tofc.merging import merge
 
@@ -46,11 +47,11 @@ class VisionZip:
     def __call__(self, x_PVD: Tensor, n_clusters: int, attention: Attention | None = None) -> Tensor:
         """The class token where it is kept, the dominant features by their places, the contextual ones by theirs.
 
-        Raises ValueError unless 1 <= n_clusters <= V, or without the tower's attention.
+        Raises FeaturesError unless 1 <= n_clusters <= V, ValueError without the tower's attention.
         """
         n_features = x_PVD.shape[1]
         if not 1 <= n_clusters <= n_features:
-            raise ValueError(f"{n_clusters} features of a patch cannot be kept; it has {n_features}")
+            raise FeaturesError(f"{n_clusters} features of a patch cannot be kept; it has {n_features}")
         if attention is None:
             raise ValueError("VisionZip needs the attention that features receive, and their keys")
         n_dominant = self.n_dominant(n_clusters)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.raw_features import pack, unpack
-from harness.errors import BitstreamError
+from harness.errors import BitstreamError, FeaturesError
 from harness.models.contract import Features, Layout
 from harness.tofc.bitstream import LIMITS, Budget, Limits
 from harness.tofc.feature_codec import Coded, Decoded
@@ -28,9 +28,9 @@ class HalfPrecision(nn.Module):
         return Coded(y_PCD, y_PCD.new_zeros(n_features), y_PCD.new_ones(n_features, 1))
 
     def compress(self, y_PCD: Tensor, grid: tuple[int, int] | None = None) -> bytes:
-        """The stream of one image's features; raises ValueError for features that are not finite."""
+        """The stream of one image's features; raises FeaturesError for features that are not finite."""
         if not torch.isfinite(y_PCD).all():
-            raise ValueError("the features hold infinite or undefined values")
+            raise FeaturesError("the features hold infinite or undefined values")
         return pack(Features(y_PCD, Layout(grid or (1, max(1, len(y_PCD) - 1)), (1, 1))), merged=True)
 
     def decompress(self, stream: bytes, limits: Limits | None = LIMITS) -> Decoded:

@@ -28,7 +28,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from harness.errors import BitstreamError
+from harness.errors import BitstreamError, FeaturesError
 from harness.tofc import level_order, rans
 from harness.tofc.factorized import LIMIT
 from harness.tofc.level_order import Ints, Levels
@@ -166,11 +166,14 @@ class SideInformation:
 def write(header: Header, tables: ModelTables, symbols: Symbols, level_ND: Levels) -> bytes:
     """The stream of these symbols, y under the tables of ``level_ND``.
 
-    Raises ValueError for more than MAX_FEATURES features or a |y| above SYMBOL_LIMIT.
+    Raises FeaturesError for more than MAX_FEATURES features or a |y| above SYMBOL_LIMIT.
     """
     n_h, n_w = header.grid
     if max(n_h, n_w) > 255 or header.n_features > MAX_FEATURES or min(n_h, n_w) < 0 or header.n_clusters < 1:
-        raise ValueError(f"{header.n_clusters} features for each patch of a {n_h} x {n_w} grid cannot be coded")
+        raise FeaturesError(
+            f"{header.n_clusters} features for each patch of a {n_h} x {n_w} grid cannot be coded; a stream holds at "
+            f"most {MAX_FEATURES} in all, of at most 255 x 255 patches"
+        )
     encoder = Encoder()
     level_M, y_M = level_ND.ravel(), symbols.y_ND.ravel()
     index_M, start_L, escaped = level_order.to_runs(y_M, level_M, tables.reach_L)
@@ -268,7 +271,7 @@ def _push_escapes(encoder: Encoder, y: Ints, reach: Ints) -> None:
     """Push escaped symbols: sign, then bit length and bits of the excess over the reach (Elias gamma, split in two)."""
     excess = np.abs(y) - reach
     if np.abs(y).max() > SYMBOL_LIMIT:
-        raise ValueError(f"a symbol of magnitude {np.abs(y).max()} is out of the range that a stream can hold")
+        raise FeaturesError(f"a symbol of magnitude {np.abs(y).max()} is out of the range that a stream can hold")
     length = np.frexp(excess.astype(np.float64))[1].astype(np.int64)
     low_bits, high_bits = _split(length)
     encoder.push_bits(excess >> _SPLIT_BITS & (1 << high_bits) - 1, high_bits)

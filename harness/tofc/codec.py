@@ -12,6 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from harness.errors import FeaturesError
 from harness.tofc import bitstream, laplacian
 from harness.tofc.bitstream import Budget, ModelTables, SideInformation, Symbols
 from harness.tofc.entropy_model import Z_RATIO, EntropyModels
@@ -126,8 +127,8 @@ class TofcCodec(FeatureCodec):
         symbol_ND = (u_ND.double() - mu_ND.double() / 2**FRACTION_BITS).round()
         if not symbol_ND.abs().max() <= bitstream.SYMBOL_LIMIT:
             if not torch.isfinite(u_ND).all():
-                raise ValueError("the merged features hold infinite or undefined values")
-            raise ValueError("a merged feature lies 2**30 steps or more from its mean: it cannot be coded")
+                raise FeaturesError("the merged features hold infinite or undefined values")
+            raise FeaturesError("a merged feature lies 2**30 steps or more from its mean: it cannot be coded")
         expert_np, z_np, y_np = (tensor.cpu().numpy() for tensor in (expert_N, z_NZ, symbol_ND.to(torch.int64)))
         return Symbols(expert_np, z_np, y_np), level_ND.cpu().numpy()
 

@@ -18,6 +18,7 @@ from scipy.linalg import blas
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
+from harness.errors import FeaturesError
 from harness.kernels import kernel, warm_up
 
 Array = NDArray[Any]
@@ -43,7 +44,7 @@ _kernel = kernel(fastmath={"reassoc", "contract", "nsz"})
 def cluster(x_PVD: Tensor, n_clusters: int, k: int) -> tuple[Tensor, Tensor]:
     """Centres (P, C), ascending, and labels (P, V), both int64, of finite float32 or float64 features on the CPU.
 
-    Raises ValueError where a squared norm is not finite.
+    Raises FeaturesError where a squared norm is not finite.
     """
     prepare()
     return _cluster(x_PVD, n_clusters, k)
@@ -72,7 +73,7 @@ def _cluster(x_PVD: Tensor, n_clusters: int, k: int) -> tuple[Tensor, Tensor]:
         for patch, x_VD in enumerate(x_PVD_np):
             twin_V, largest, is_centred = _centre(x_VD, centred_VD, norm_V)
             if not math.isfinite(largest):
-                raise ValueError(f"patch {patch} holds infinite, undefined or huge values; features must be finite")
+                raise FeaturesError(f"patch {patch} holds infinite, undefined or huge values; features must be finite")
             error = math.inf
             if least < largest < most and is_exact(dtype):
                 inner_products(centred_VD if is_centred else x_VD, square_VV)

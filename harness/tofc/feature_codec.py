@@ -188,8 +188,8 @@ class FeatureCodec(nn.Module, ABC):
         """The stream of one image's merged features, on whatever device the codec is.
 
         ``grid`` is (n_h, n_w) with n_h n_w + 1 = P; None takes (1, P - 1). A single patch has no grid: its stream says
-        (0, 0). Raises ValueError for another P or D, or for features that are not finite or 2**30 steps away from their
-        mean.
+        (0, 0). Raises ValueError for another P or D; FeaturesError, which is one, for features that are not finite or
+        2**30 steps away from their mean, and for more than a stream holds.
         """
         if y_PCD.ndim != 3:
             raise ValueError(f"merged features of shape {tuple(y_PCD.shape)} are not (P, C, D)")

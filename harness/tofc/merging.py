@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from harness.errors import FeaturesError
 from harness.models.contract import Attention
 from harness.tofc import density_peaks
 
@@ -48,7 +49,7 @@ class Reducer(Protocol):
     def __call__(self, x_PVD: Tensor, n_clusters: int, attention: Attention | None = None) -> Tensor:
         """The C features of each patch, y (P, C, D), at the dtype of ``x_PVD`` and differentiable in it.
 
-        Raises ValueError for a number of features that it cannot make.
+        Raises FeaturesError for a number of features that it cannot make, and for features that are not finite.
         """
         ...
 
@@ -70,8 +71,8 @@ def merge(x_PVD: Tensor, n_clusters: int, k: int = 5) -> Merged:
     """Merge the V features of every patch into ``n_clusters`` means by DPC-KNN (Eqs. 2-3).
 
     ``x_PVD`` is floating point and finite; ``y_PCD`` has its dtype and device, and is differentiable in it (the choice
-    of clusters is not). Deterministic. Raises ValueError unless ``x_PVD`` has three axes, 1 <= n_clusters <= V and
-    1 <= k < V.
+    of clusters is not). Deterministic. Raises ValueError unless ``x_PVD`` has three axes; FeaturesError, which is one,
+    unless 1 <= n_clusters <= V and 1 <= k < V, and for values that are not finite.
     """
     if x_PVD.ndim != 3 or not x_PVD.is_floating_point():
         raise ValueError(
@@ -79,9 +80,11 @@ def merge(x_PVD: Tensor, n_clusters: int, k: int = 5) -> Merged:
         )
     n_features = x_PVD.shape[1]
     if not 1 <= n_clusters <= n_features:
-        raise ValueError(f"n_clusters is {n_clusters}; it must lie between 1 and the {n_features} features of a patch")
+        raise FeaturesError(
+            f"n_clusters is {n_clusters}; it must lie between 1 and the {n_features} features of a patch"
+        )
     if not 1 <= k < n_features:
-        raise ValueError(f"k is {k}; a feature has between 1 and {n_features - 1} neighbours in its patch")
+        raise FeaturesError(f"k is {k}; a feature has between 1 and {n_features - 1} neighbours in its patch")
     with torch.no_grad():
         wide_PVD = x_PVD.detach().to(torch.promote_types(x_PVD.dtype, torch.float32))
         cluster = density_peaks.cluster if x_PVD.device.type == "cpu" else cluster_on_accelerator
@@ -92,11 +95,11 @@ def merge(x_PVD: Tensor, n_clusters: int, k: int = 5) -> Merged:
 def cluster_on_accelerator(x_PVD: Tensor, n_clusters: int, k: int) -> tuple[Tensor, Tensor]:
     """Centres (P, C), ascending, and labels (P, V), both int64, by batched torch operations on any device.
 
-    Patches whose centres the rounding of float32 leaves in doubt are clustered on the CPU. Raises ValueError for values
-    that are not finite.
+    Patches whose centres the rounding of float32 leaves in doubt are clustered on the CPU. Raises FeaturesError for
+    values that are not finite.
     """
     if not torch.isfinite(x_PVD).all():
-        raise ValueError("the features hold infinite or undefined values; features must be finite")
+        raise FeaturesError("the features hold infinite or undefined values; features must be finite")
     density_peaks.prepare()
     chunk = max(1, _CHUNK_ELEMENTS // x_PVD.shape[1] ** 2)
     parts = [_cluster_chunk(part_PVD, n_clusters, k) for part_PVD in torch.split(x_PVD, chunk)]

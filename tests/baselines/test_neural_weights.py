@@ -35,6 +35,17 @@ def test_bundled_models_are_found_by_their_lambda(kind: type[NeuralCodec]) -> No
     assert sum(path.stat().st_size for path in BUNDLED.iterdir()) < 24_000_000
 
 
+def test_a_file_that_was_replaced_is_read_again(tmp_path: Path) -> None:
+    """What is measured by a process is of the weights whose digest its run has."""
+    path = tmp_path / "mine.safetensors"
+    lower, higher, *_ = bundled("hyperprior").values()
+    models = []
+    for source in (lower, higher):
+        path.write_bytes(source.read_bytes())
+        models.append(Hyperprior(NeuralPoint(weights=str(path))).coder.model)
+    assert models[0] != models[1]
+
+
 def test_an_unknown_lambda_lists_the_known_ones() -> None:
     """The error lists the bundled ones."""
     with pytest.raises(CheckpointError, match=f"known: {next(iter(bundled('elic')))}, "):

@@ -6,9 +6,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baselines.raw_features import _HEADER, pack, unpack
-from harness.errors import BitstreamError
-from harness.models.contract import Features, Layout
+from baselines.raw_features import _HEADER, RawFeatures, RawFeaturesPoint, pack, unpack
+from harness.data.questions import samples
+from harness.data.streetsqa import book
+from harness.errors import BitstreamError, FeaturesError
+from harness.models.contract import Features, Layout, Untimed
+from harness.profiling.clock import StageClock
+from harness.schemes.fake import FakeModels
 
 
 def _features(n_h: int, n_w: int, n_features: int, dim: int) -> Features:
@@ -71,3 +75,25 @@ def test_undefined_features_are_refused() -> None:
     body[_HEADER.size :] = np.array([np.nan, 1.0], "<f2").tobytes()
     with pytest.raises(BitstreamError, match="infinite or undefined"):
         unpack(bytes(body))
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize("point", [RawFeaturesPoint(), RawFeaturesPoint(n_c=2, neighbours=1)])
+def test_a_tower_without_numbers_is_refused(value: float, point: RawFeaturesPoint) -> None:
+    """Clipped, an infinity would be a feature like any other; unmerged ones are looked at where nothing is timed."""
+
+    class Broken(FakeModels):
+        def vision(self, adapter: object = None) -> "Broken":  # type: ignore[override]
+            return self
+
+        def see(self, image: object, clock: object, *, attended: bool = False) -> Features:
+            seen = _features(1, 1, 4, 3)
+            seen.x_PVD[1, 2, 0] = value
+            return seen
+
+    half = RawFeatures.device_half(Broken(), point)
+    (sample, *_) = samples(book("test", 0)[:1], paired=False)
+    with pytest.raises(FeaturesError, match="infinite"):
+        half(sample, Untimed())
+    if point.n_c is None:
+        assert half(sample, StageClock())

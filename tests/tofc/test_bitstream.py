@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.errors import BitstreamError
+from harness.errors import BitstreamError, FeaturesError
 from harness.tofc import bitstream, laplacian
 from harness.tofc.bitstream import Header, Limits, ModelTables, Symbols
 from harness.tofc.factorized import LIMIT
@@ -174,7 +174,7 @@ def test_a_streams_length_does_not_bound_its_features() -> None:
 def test_images_that_no_header_can_hold_are_refused(grid: tuple[int, int], n_clusters: int) -> None:
     """The encoder refuses what the decoder would refuse."""
     symbols, level_ND = draw(6, 1)
-    with pytest.raises(ValueError, match="cannot be coded"):
+    with pytest.raises(FeaturesError, match="cannot be coded; a stream holds at most 4096 in all"):
         bitstream.write(Header(MODEL, grid, n_clusters), TABLES, symbols, level_ND)
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba.core.dispatcher import Dispatcher
 
+from harness.errors import FeaturesError
 from harness.tofc import density_peaks
 from harness.tofc.merging import Merging, cluster_on_accelerator, merge
 
@@ -337,9 +338,9 @@ def test_features_that_are_not_finite_are_refused(value: float) -> None:
     """One undefined or infinite value anywhere is an error, on both paths."""
     x_PVD = torch.zeros(2, 10, 4)
     x_PVD[1, 3, 2] = value
-    with pytest.raises(ValueError, match="finite"):
+    with pytest.raises(FeaturesError, match="finite"):
         merge(x_PVD, 2)
-    with pytest.raises(ValueError, match="finite"):
+    with pytest.raises(FeaturesError, match="finite"):
         cluster_on_accelerator(x_PVD, 2, 5)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from baselines.ablations.qformer import QFormer, QFormerConfig
 from baselines.ablations.reducers import Centres, VisionZip
-from harness.errors import CheckpointError
+from harness.errors import CheckpointError, FeaturesError
 from harness.models.contract import Attention
 from harness.tofc.merging import Merging, merge
 
@@ -87,7 +87,7 @@ def test_visionzip_without_attention_is_refused() -> None:
     with pytest.raises(ValueError, match="needs the attention"):
         VisionZip()(x_PVD, 4)
     for wrong in (0, 17):
-        with pytest.raises(ValueError, match="it has 16"):
+        with pytest.raises(FeaturesError, match="it has 16"):
             VisionZip()(x_PVD, wrong, attention)
 
 
@@ -169,7 +169,7 @@ def test_a_qformers_features_are_of_its_own_patch(qformer: QFormer) -> None:
     x_PVD = 3 * _features()[0] + 100
     alone_1CD = qformer(x_PVD[1:2], 4)
     assert torch.allclose(qformer(x_PVD, 4)[1:2], alone_1CD, atol=1e-4)
-    with pytest.raises(ValueError, match="the Q-Former has 5"):
+    with pytest.raises(FeaturesError, match="the Q-Former has 5 queries"):
         qformer(x_PVD, 6)
 
 
