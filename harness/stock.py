@@ -12,12 +12,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from harness import catalog
 from harness.cache import cache_folder
 from harness.channel.channel import unreadable_files
 from harness.data import benchmarks, own
 from harness.data.gathered import Gathered, gather
 from harness.data.sample import Sample
+from harness.data.scoring import metric
 from harness.errors import DataError, HarnessError, ScenarioError, UnavailableError
 from harness.models import files
 from harness.models.contract import Backbone
@@ -56,8 +59,15 @@ class Stock:
 
     @functools.cached_property
     def samples(self) -> Gathered:
-        """The questions that are asked, in all benchmarks."""
-        return gather(self.benchmarks, self.scenario.samples, self.scenario.seed)
+        """The questions that are asked, in all benchmarks; raises DataError where those of one have no score."""
+        found = gather(self.benchmarks, self.scenario.samples, self.scenario.seed)
+        for benchmark in self.benchmarks:
+            category = np.array([name.category for name in found.names if name.benchmark == benchmark])
+            try:
+                metric(benchmark).max(category)
+            except DataError as error:
+                raise DataError(f"samples: {len(category)} of {benchmark} are asked, and {error}") from None
+        return found
 
     @functools.cached_property
     def sample_digests(self) -> Sequence[str]:

@@ -246,13 +246,13 @@ class Pairs(Metric):
         return f"{category}/{image_id}"
 
     def max(self, category: Words) -> float:
-        """200 a subtask present."""
+        """200 a subtask present; raises DataError where none is that counts."""
         return 200.0 * len(self._present(category))
 
     def resampled(self, category: Words, group: Words, correct: Flags, weights_BG: Floats) -> Floats:
         """The weighted score; NaN where no subtask that counts has any weight.
 
-        Raises ValueError where a group spans two categories, or where no answer belongs to a subtask that counts.
+        Raises ValueError where a group spans two categories, DataError where no answer is of a subtask that counts.
         """
         index_N, n_G, right_G = _counts(group, correct, weights_BG)
         present = self._present(category)
@@ -281,7 +281,11 @@ class Pairs(Metric):
     def _present(self, category: Words) -> list[str]:
         found = [str(c) for c in np.unique(category) if self.subtasks is None or c in self.subtasks]
         if not found:
-            raise ValueError(f"no answer belongs to a subtask of {self.name}: {', '.join(self.subtasks or ())}")
+            among = ", ".join(np.unique(category).tolist()) or "none"
+            raise DataError(
+                f"no answer belongs to a subtask of {self.name}: {', '.join(self.subtasks or ())}; those that are "
+                f"there: {among}"
+            )
         return found
 
 

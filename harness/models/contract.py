@@ -8,10 +8,11 @@ device reads no tensor of the language model. Nothing here imports torch: a half
 """
 
 import dataclasses
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from PIL import Image
 
@@ -21,6 +22,8 @@ from harness.errors import SchemeError, shown
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+Key, Kept = TypeVar("Key"), TypeVar("Kept")
 
 Part = Literal["tower", "projector", "language"]
 """The parts of a checkpoint: vision tower; projector with the newline token; language model with its head."""
@@ -72,6 +75,10 @@ class Untimed(OneAtATime):
 
 class Sharing(Untimed):
     """The clock of a pass that needs only answers: what one point computed of a picture is reused for the next."""
+
+
+class Shared(OrderedDict[Key, Kept]):
+    """What is kept of the last few pictures for the next point, by what identifies them: no part of a half's weights."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ import contextlib
 import functools
 import hashlib
 import itertools
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -32,6 +31,7 @@ from harness.models.contract import (
     Layout,
     Part,
     Request,
+    Shared,
     Sharing,
     Tiles,
     Untimed,
@@ -56,7 +56,7 @@ class LlavaVision:
         self.n_features = self.cut.n_features
         self.feature_dim = self.cut.feature_dim
         self._lora = lora
-        self._seen: OrderedDict[tuple[bytes, tuple[int, int], bool], Features] = OrderedDict()
+        self._seen: Shared[tuple[bytes, tuple[int, int], bool], Features] = Shared()
 
     def share(self, other: "LlavaVision") -> None:
         """From now on, two towers share their cached features, if both encode every picture to the same bits."""

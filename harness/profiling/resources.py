@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from harness.models.contract import Clock, Untimed
+from harness.models.contract import Clock, Shared, Untimed
 from harness.records import Quantity
 
 _CLEAR_PEAK = "5"
@@ -95,7 +95,10 @@ def memory_taken_bytes(work: Callable[[], object], device: str) -> int | None:
 
 
 def weights_bytes(half: object) -> int:
-    """The bytes of all tensors and arrays that a half holds, wherever in it; what is shared in it counts once."""
+    """The bytes of all tensors and arrays that a half holds, wherever in it; what is shared in it counts once.
+
+    Features that are kept of the last pictures (:class:`harness.models.contract.Shared`) are none of its weights.
+    """
     import torch
 
     found: dict[int, int] = {}
@@ -116,7 +119,7 @@ def weights_bytes(half: object) -> int:
     return sum(found.values())
 
 
-_HOLD_NONE = (type, types.ModuleType, types.BuiltinFunctionType, str, bytes, int, float, Path)
+_HOLD_NONE = (type, types.ModuleType, types.BuiltinFunctionType, str, bytes, int, float, Path, Shared)
 
 
 def _held(thing: Any) -> Iterator[object]:

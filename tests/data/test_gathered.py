@@ -5,6 +5,8 @@ import dataclasses
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -13,7 +15,8 @@ from harness.data.gathered import gather
 from harness.data.pictures import digest
 from harness.data.sample import Name, Question, Sample
 from harness.data.tsv import read_tsv
-from harness.errors import ScenarioError
+from harness.errors import DataError, ScenarioError
+from harness.stock import Stock
 
 
 def picture(number: int) -> bytes:
@@ -115,3 +118,34 @@ def test_a_files_names_need_no_picture(file: Path, monkeypatch: pytest.MonkeyPat
     assert names == known
     assert len({name.image_id for name in names}) == 1
     assert read[1:4].names == known[1:4]
+
+
+def test_questions_without_a_score_are_refused_before_they_are_asked(tmp_path: Path) -> None:
+    """A few questions of MME may all be of subtasks that its score does not count."""
+    path = tmp_path / "MME.tsv"
+    rows = "".join(
+        f"{i}\t{base64.b64encode(picture(i)).decode()}\tIs it?\tYes\t{category}\n"
+        for i, category in enumerate(["code_reasoning"] * 3 + ["count"])
+    )
+    path.write_text(f"index\timage\tquestion\tanswer\tcategory\n{rows}")
+    said = set()
+    for seed in range(6):
+        scenario: Any = SimpleNamespace(samples=1, seed=seed)
+        stock = Stock(
+            scenario=scenario,
+            benchmarks={"MME": read_tsv(path, "MME")},
+            backbone="",
+            stand_ins={},
+            absent=[],
+            points={},
+            depends={},
+            links={},
+        )
+        try:
+            said.add(stock.samples.names[0].category)
+        except DataError as error:
+            said.add(str(error))
+    (refused,) = said - {"count"}
+    assert refused.startswith(
+        "samples: 1 of MME are asked, and no answer belongs to a subtask of MME perception: OCR, "
+    )

@@ -347,7 +347,7 @@ def test_mme_is_perception_alone() -> None:
 
 def test_mme_without_perception_is_refused() -> None:
     """A run with no subtask that counts has no score, rather than zero."""
-    with pytest.raises(ValueError, match="no answer belongs to a subtask"):
+    with pytest.raises(DataError, match=r"no answer belongs to a subtask .*; those that are there: code_reasoning"):
         metric("MME").score(*rows(("code_reasoning", "1", 1)))
 
 

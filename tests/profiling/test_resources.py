@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from harness.models.contract import Sharing
 from harness.profiling.resources import OperationsClock, weights_bytes
+from tests.small_models import make_backbone
 
 ROOT = Path(__file__).parents[2]
 
@@ -101,3 +104,13 @@ def test_weights_are_counted_once_wherever_they_are_stored() -> None:
     assert weights_bytes(functools.partial(closed)) == 28
     assert weights_bytes([closed, extra[2:], net.forward, {"name": "half", "table": table[::2]}]) >= in_net + 28
     assert weights_bytes(print) == 0
+
+
+def test_features_that_are_kept_for_other_points_are_no_weights() -> None:
+    """A half weighs the same before its answers as after them, when it holds the features of the last pictures."""
+    backbone = make_backbone()
+    before = weights_bytes(backbone)
+    for colour in ("red", "blue"):
+        backbone.see(Image.new("RGB", (50, 40), colour), Sharing())
+    assert len(backbone._seen) == 2
+    assert weights_bytes(backbone) == before
