@@ -193,10 +193,18 @@ class Lora:
         return module
 
     def beside(self, module: nn.Module) -> Self:
-        """The adapter beside the weights of a part, which are shared with other users of the part; see :meth:`on`."""
-        for name, factors in self._factors.items():
-            layer = module.get_submodule(name)
-            a, b = (factor.to(layer.weight) for factor in factors)  # type: ignore[arg-type]
+        """The adapter beside the weights of a part, which are shared with other users of the part; see :meth:`on`.
+
+        Its factors are from now on where the part is, at the part's dtype.
+        """
+        layers = {name: module.get_submodule(name) for name in self._factors}
+        # Only these are held: as they were read, in single precision, they would take twice the memory.
+        self._factors = {
+            name: (a.to(layers[name].weight), b.to(layers[name].weight))  # type: ignore[arg-type]
+            for name, (a, b) in self._factors.items()
+        }
+        for name, (a, b) in self._factors.items():
+            layer = layers[name]
 
             def changed(_: nn.Module, inputs: Any, output: Tensor, a: Tensor = a, b: Tensor = b) -> Tensor | None:
                 return output + (inputs[0] @ a.mT @ b.mT) * self._scale if self._is_on else None

@@ -78,7 +78,7 @@ class Sharing(Untimed):
 
 
 class Shared(OrderedDict[Key, Kept]):
-    """What is kept of the last few pictures for the next point, by what identifies them: no part of a half's weights."""
+    """What is kept of the last few pictures for the next point, by what identifies them: none of a half's weights."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

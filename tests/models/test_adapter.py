@@ -16,6 +16,7 @@ from harness.models.contract import Layout, Part, Tiles
 from harness.models.family import whole_parts
 from harness.models.loading import LlavaModels
 from harness.models.onevision import OneVision, load
+from harness.profiling.resources import weights_bytes
 from tests.small_models import make_backbone, save
 
 TILES = Tiles(torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)), Layout((1, 1), (32, 32)))
@@ -134,6 +135,16 @@ def test_an_adapter_beside_weights_computes_as_pefts_does(part: Part, trained: t
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(found, plain, atol=1e-2)
     assert torch.equal(run(part, module), plain)
+
+
+def test_an_adapter_beside_weights_takes_their_dtype(trained: tuple[OneVision, Path]) -> None:
+    """In half precision it holds half of what it was read as, and that is what a half is said to need."""
+    _, folder = trained
+    module = whole_parts(make_backbone().model)["tower"].bfloat16()
+    lora = Lora.read(folder, "tower", module, "tiny")
+    plain, as_read = weights_bytes(module), weights_bytes(lora)
+    lora.beside(module)
+    assert weights_bytes([module, lora]) == plain + as_read // 2
 
 
 @pytest.mark.slow
