@@ -2,14 +2,20 @@
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
+from harness.models.contract import Layout, Tiles
+from harness.tofc.bitstream import LIMITS
 from harness.tofc.codec import CodecConfig, TofcCodec
+from harness.training import result
 from harness.training.codec import Recipe, feature_distortion, parameter_groups, train
+from harness.training.contract import Example
 from harness.training.fit import Group
 
 
@@ -131,3 +137,26 @@ def test_feature_distortion_of_the_mean_is_one() -> None:
     mean_PCD = y_PCD.flatten(0, 1).mean(0).expand_as(y_PCD)
     assert feature_distortion(mean_PCD, y_PCD).item() == pytest.approx(1, rel=1e-2)
     assert feature_distortion(y_PCD, y_PCD).item() == 0
+
+
+def test_a_held_out_picture_may_have_more_patches_than_a_server_takes() -> None:
+    """A training ends by measuring its codec, whatever the pictures; nothing of a stream's own is refused."""
+    codec = TofcCodec(CodecConfig(dim=16, n_experts=2, hidden=(8,)))
+    seen_1ND = torch.randn(1, 64, 16)
+    codec.fit_scale(seen_1ND)
+    codec.eval().freeze(seen_1ND)
+    x_PVD = torch.randn(LIMITS.max_patches + 3, 8, 16)
+    layout = Layout((1, len(x_PVD) - 1), (9, 9))
+
+    class Read:
+        data = SimpleNamespace(example=lambda *_: Example("far", (), lambda: Image.new("RGB", (9, 9))))
+
+        def __getitem__(self, key: object) -> tuple[None, list[object]]:
+            return None, []
+
+    backbone: Any = SimpleNamespace(preprocess=lambda _: Tiles(x_PVD, layout), encode=lambda tiles: tiles.pixels_PCHW)
+    module: Any = SimpleNamespace(codec=codec)
+    reader: Any = Read()
+    (row,) = result.measure(module, backbone, reader, [0], [2], lambda: None)
+    assert sum(row.expert_use) == 2 * len(x_PVD)
+    assert row.feature_distortion < 0.2
