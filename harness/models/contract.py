@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-Key, Kept = TypeVar("Key"), TypeVar("Kept")
+Key = TypeVar("Key")
+Kept = TypeVar("Kept")
 
 Part = Literal["tower", "projector", "language"]
 """The parts of a checkpoint: vision tower; projector with the newline token; language model with its head."""

@@ -1,5 +1,7 @@
 """Uncompressed features as a payload."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -83,7 +85,7 @@ def test_a_tower_without_numbers_is_refused(value: float, point: RawFeaturesPoin
     """Clipped, an infinity would be a feature like any other; unmerged ones are looked at where nothing is timed."""
 
     class Broken(FakeModels):
-        def vision(self, adapter: object = None) -> "Broken":  # type: ignore[override]
+        def vision(self, adapter: object = None) -> Any:
             return self
 
         def see(self, image: object, clock: object, *, attended: bool = False) -> Features:
