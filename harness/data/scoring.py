@@ -73,15 +73,22 @@ class Scoring:
         ``Z`` where there is no option letter and a word ``Z``; else the one option whose text, in lower case, is
         contained in the answer, if that is as short as ``text_factor`` requires.
         """
-        if _NO_ANSWER not in answer_text:
-            if any(refusal in answer_text for refusal in _REFUSALS):
-                return _REFUSED
-            words = answer_text.translate(_AS_SPACES).split()
-            named = [letter for letter in options if letter in words]
-            if len(named) == 1 and (self.tail_words is None or words.index(named[0]) >= len(words) - self.tail_words):
-                return named[0]
-            if not named and _REFUSED in words:
-                return _REFUSED
+        if _refuses(answer_text):
+            return _REFUSED
+        return self._letter_read(options, answer_text) or self._text_contained(options, answer_text)
+
+    def _letter_read(self, options: Mapping[str, str], answer_text: str) -> str | None:
+        """The letter that stands in an answer, or ``Z``; None where none does, or several do."""
+        if _NO_ANSWER in answer_text:
+            return None
+        words = answer_text.translate(_AS_SPACES).split()
+        named = [letter for letter in options if letter in words]
+        if len(named) == 1 and (self.tail_words is None or words.index(named[0]) >= len(words) - self.tail_words):
+            return named[0]
+        return _REFUSED if not named and _REFUSED in words else None
+
+    def _text_contained(self, options: Mapping[str, str], answer_text: str) -> str | None:
+        """The letter of the one option whose text is contained in an answer that is not too long."""
         lowered = answer_text.lower()
         if self.text_factor is not None and len(lowered) > self.text_factor * sum(map(len, options.values())):
             return None
@@ -105,15 +112,27 @@ class Scoring:
     def right(self, question: Question, truth: str, answer_text: str) -> bool:
         """Whether an answer is right.
 
-        An open question is the choice between A, its truth, and B, ``Other Answers``; where its truth is a capital
-        letter, that letter is the right one, as in VLMEvalKit's scoring of MMMU.
+        An open question is the choice between A, its truth, and B, ``Other Answers``. VLMEvalKit's scoring of MMMU (the
+        marked questions) reads these letters too, and where the truth is a capital letter, that letter is the right
+        one. Other open questions were asked without letters: there "A dog" is no A, and a letter only its own truth.
         """
         if question.kind == "choice":
             return self.letter(question.options, answer_text) == truth
         if question.kind == "yes_no":
             return self.yes_or_no(answer_text) == truth
-        right = truth if len(truth) == 1 and "A" <= truth <= "Z" else "A"
-        return self.letter({"A": truth, "B": _OTHER}, answer_text) == right
+        options, is_letter = {"A": truth, "B": _OTHER}, len(truth) == 1 and "A" <= truth <= "Z"
+        if question.marked:
+            return self.letter(options, answer_text) == (truth if is_letter else "A")
+        if _refuses(answer_text):
+            return False
+        if is_letter:
+            return self._letter_read({truth: truth}, answer_text) == truth
+        return self._text_contained(options, answer_text) == "A"
+
+
+def _refuses(answer_text: str) -> bool:
+    """Whether an answer has one of the sentences of refusal."""
+    return _NO_ANSWER not in answer_text and any(refusal in answer_text for refusal in _REFUSALS)
 
 
 SCORINGS: Mapping[str, Scoring] = {

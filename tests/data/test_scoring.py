@@ -177,8 +177,33 @@ def test_yes_or_no_as_a_word(truth: str, answer: str, right) -> None:
 
 @pytest.mark.parametrize(("truth", "answer", "right"), OPEN)
 def test_open_answers(truth: str, answer: str, right) -> None:
-    """Open answers are judged as VLMEvalKit's choice between the truth and all else, with its consequences."""
-    assert judge(Question(text="?", kind="open"), truth, answer) is right
+    """Those of MMMU are judged as VLMEvalKit's choice between the truth and all else, with its consequences."""
+    assert judge(Question(text="?", kind="open", marked=True), truth, answer) is right
+
+
+@pytest.mark.parametrize(
+    ("truth", "answer", "right"),
+    [
+        *((truth, answer, right) for truth, answer, right in OPEN if truth not in "ABC" and "A" not in answer.split()),
+        ("cat", "A dog", False),
+        ("cat", "A cat", True),
+        ("kerb", "A", False),
+        ("kerb", "Z", False),
+        ("42", "Z 42", True),
+        ("people", "Sorry, I can't help with images of people yet.", False),
+        *((letter, letter, True) for letter in "ABCZ"),
+        ("C", "It is a C.", True),
+        ("C", "A", False),
+        ("C", "a cat", False),
+        ("B", "a big one", False),
+    ],
+)
+@pytest.mark.parametrize("scored_by", SCORINGS)
+def test_open_answers_of_other_benchmarks_have_no_letters(truth: str, answer: str, right, scored_by: str) -> None:
+    """No option was shown: an article is not the letter of the truth, and a truth may be any letter."""
+    # The earlier scoring has no limit of an answer's length.
+    if scored_by == DEFAULT_SCORING or len(answer) < 20:
+        assert judge(Question(text="?", kind="open"), truth, answer, scored_by) is right
 
 
 @patient
