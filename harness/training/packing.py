@@ -50,7 +50,8 @@ def answer_losses(
 
     Also the share of all answers' tokens that are right; tokens that end an answer are not counted in it. ``pictures``
     are projected visual tokens (T, H), or None; ``before`` the template's tokens ahead of them. Computes at the
-    precision of the autocast around it, the cross entropy in float32. D of an example without any answer is zero.
+    precision of the autocast around it, the cross entropy in float32. D of an example without any answer is zero, and
+    so is the share where no token counts.
     """
     embed = model.get_input_embeddings()
     device = embed.weight.device
@@ -96,7 +97,9 @@ def answer_losses(
     loss_A = cross_entropy(logits_AL, wanted_A, reduction="none") * torch.tensor(shares, device=device)
     loss_B = loss_A.new_zeros(len(scripts)).index_add(0, torch.tensor(example, device=device), loss_A)
     right_A = logits_AL.detach().argmax(-1) == wanted_A
-    return loss_B, right_A[torch.tensor(goes_on, device=device)].float().mean()
+    counted = right_A[torch.tensor(goes_on, device=device)].float()
+    # Of empty answers only their ends are learned; a mean of no tokens would be no number.
+    return loss_B, counted.sum() / max(1, len(counted))
 
 
 def _mask(segment_BL: Tensor) -> Tensor:

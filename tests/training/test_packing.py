@@ -81,3 +81,14 @@ def test_a_script_is_cut_at_its_length_and_may_lose_its_answer(backbone: Llava, 
     before = backbone.tokenizer.encode(backbone.template.before, add_special_tokens=False).ids
     with torch.inference_mode():
         assert answer_losses(backbone.model, before, [picture], [[cut]])[0].tolist() == [0.0]
+
+
+def test_an_empty_answer_is_learned_as_its_end(backbone: Llava, picture: torch.Tensor) -> None:
+    """A share of no tokens is 0: a training whose log is no number would stop."""
+    template, tokenizer = backbone.template, backbone.tokenizer
+    one = script(tokenizer, template, (Turn("Is there a lamp?", ""),), image=True, max_tokens=512)
+    assert sum(one.spoken) == 1
+    before = tokenizer.encode(template.before, add_special_tokens=False).ids
+    (loss,), right = answer_losses(backbone.model, before, [picture], [[one]])
+    assert loss > 0
+    assert right == 0
