@@ -96,8 +96,11 @@ def merging(n_patches: int, n_features: int, dim: int) -> Count:
     return Count(2.0 * distances * dim, 4.0 * 4 * distances + 4.0 * n_patches * n_features * dim)
 
 
-def entropy_networks(n_features: int, dim: int, n_experts: int) -> Count:
-    """Router, h_a and h_s of the paper's codec on so many merged features, each under one of the entropy models."""
+def entropy_networks(n_features: int, dim: int, n_experts: int, *, decoding: bool = False) -> Count:
+    """Router, h_a and h_s of the paper's codec on so many merged features, each under one of the entropy models.
+
+    A decoder reads indices and z from the stream, and so runs h_s alone.
+    """
     from harness.tofc.codec import CodecConfig
     from harness.tofc.entropy_model import EntropyModels
     from harness.tofc.router import Router
@@ -107,8 +110,12 @@ def entropy_networks(n_features: int, dim: int, n_experts: int) -> Count:
     with META:
         models, router = EntropyModels(at_once, dim, widths), Router(dim, n_experts)
         u_END = torch.empty(at_once, -(-n_features // at_once), dim)
+        z_ENZ = models.h_a(u_END)
 
     def work() -> None:
+        if decoding:
+            models.h_s(z_ENZ)
+            return
         if n_experts > 1:
             router.layers(u_END.flatten(0, 1)[:n_features])
         models.h_s(models.h_a(u_END))

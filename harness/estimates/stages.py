@@ -68,12 +68,15 @@ def coded_features(
     kept = point.kept_of(backbone.n_features)
     n_kept = backbone.patches(asked.width_px, asked.height_px) * kept
     symbols = Count(n_kept * (backbone.dim + (backbone.dim // 16 if n_experts else 0)))
-    networks = entropy_networks(n_kept, backbone.dim, n_experts) if n_experts else Count()
+    encoding, decoding = (
+        entropy_networks(n_kept, backbone.dim, n_experts, decoding=is_decoding) if n_experts else Count()
+        for is_decoding in (False, True)
+    )
     yield from seeing("device", backbone, asked)
     yield Work("device", "merge", "dense", merged(backbone, asked) if reducing is None else reducing)
-    yield Work("device", "encode", "dense", networks)
+    yield Work("device", "encode", "dense", encoding)
     yield Work("device", "encode", "entropy_coding", symbols)
-    yield Work("server", "decode", "dense", networks)
+    yield Work("server", "decode", "dense", decoding)
     yield Work("server", "decode", "entropy_coding", symbols)
     yield from answering("server", backbone, asked, n_kept)
 

@@ -99,6 +99,9 @@ def test_each_feature_is_coded_by_one_entropy_model() -> None:
     layers = [(d, d), (d, d // 2), (d // 2, d // 16), (d // 16, d // 2), (d // 2, d), (d, 2 * d)]
     assert one.operations == 2 * n * sum(a * b for a, b in layers)
     assert sixteen.operations - one.operations == 2 * n * (d * 16 + 16 * 16)
+    for n_experts in (1, 16):
+        decoding = entropy_networks(n, d, n_experts, decoding=True)
+        assert decoding.operations == 2 * n * sum(a * b for a, b in layers[3:])
 
 
 @pytest.mark.slow
