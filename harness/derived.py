@@ -110,11 +110,12 @@ def _write(
 ) -> None:
     """Writes the run; an unfinished earlier attempt is replaced, because nothing in it was measured.
 
+    Raises ResultsError, unless it is ``fresh``, where the folder has a complete run, or rows that were measured.
     It is INVALID for what is ``against`` the run that it replays as well as for its own reasons.
     """
     refuse_unknown_stages(spec, rows["stages"])
-    if not fresh and (folder / MANIFEST).exists() and provenance.read(folder / MANIFEST).status == "complete":
-        raise ResultsError(f"{folder}: holds a complete run; choose another --name, or replace it with --fresh")
+    if not fresh:
+        Run.refuse_measured(folder)
     with Run.open_or_create(folder, manifest, fresh=(folder / MANIFEST).exists()) as ongoing:
         ongoing.record_samples(samples)
         ongoing.add(unit, **{str(kind): _of_unit(table, unit, folder.name) for kind, table in rows.items()})

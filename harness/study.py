@@ -79,13 +79,14 @@ def run(
     With a ``remote`` its server runs the server halves, called only by this process; without one a ``team`` answers.
     Timing is always done by this process. ``tell`` is called with lines on what the work takes and on what is awaited.
     Raises UnavailableError where something that the scenario names is not installed and has no stand-in, or no Ray
-    cluster answers, ResultsError where the folder holds another study, and PeerError if the server is absent or
-    differs, or a worker does.
+    cluster answers, ResultsError where the folder holds another study or a run made of others' rows, and PeerError if
+    the server is absent or differs, or a worker does.
     """
     Run.check_writable(folder)
     stock = take_stock(scenario, allow_stand_ins=allow_stand_ins)
     if not fresh and (folder / provenance.MANIFEST).exists():
         earlier = provenance.read(folder / provenance.MANIFEST)
+        Run.refuse_derived(folder)
         # Which server it is now is checked when it is called, if there is anything to do.
         server = earlier.sessions[-1].server if remote is not None else None
         now = stock.manifest(folder.name, {"id": "", "name": ""}, command, server)
