@@ -234,6 +234,7 @@ def plan_of(stock: Stock, halves: Halves, shown: Sequence[SampleRow]) -> measure
         depends=stock.depends,
         patches=[row.patches for row in shown],
         scoring=stock.scenario.scoring,
+        threads=stock.scenario.measure.threads,
         recorded=stock.recorded,
     )
 
