@@ -30,6 +30,32 @@ def of_own_code(modules: Iterable[str]) -> dict[str, str]:
     ResultsError for a file that cannot be read.
     """
     found: dict[str, str] = {}
+    for top, sources in _reached(modules):
+        if sources is None:
+            found |= {f"package {name}": version for name, version in _versions(top).items()}
+        elif of_places := [_digest(place, paths) for place, paths in sources.items() if paths]:
+            found[f"code of {top}"] = of_places[0] if len(of_places) == 1 else of_data(of_places)
+    return dict(sorted(found.items()))
+
+
+def own_files(modules: Iterable[str]) -> dict[str, Path]:
+    """The files behind :func:`of_own_code`, by their paths from a folder in which Python would find the modules.
+
+    Those of installed packages are left out.
+    """
+    found: dict[str, Path] = {}
+    for _, sources in _reached(modules):
+        for place, paths in (sources or {}).items():
+            if not _is_installed(place):
+                found |= {path.relative_to(place.parent).as_posix(): path for path in paths}
+    return found
+
+
+def _reached(modules: Iterable[str]) -> Iterator[tuple[str, dict[Path, list[Path]] | None]]:
+    """The first name of each module that is reached, with its files by where it is; None for what is only imported.
+
+    That is an installed package. Python's modules and the harness's are left out.
+    """
     waiting = [module.partition(".")[0] for module in modules]
     named, seen = set(waiting), {*_OURS, *sys.stdlib_module_names} - {"__main__"}
     while waiting:
@@ -37,14 +63,16 @@ def of_own_code(modules: Iterable[str]) -> dict[str, str]:
             continue
         seen.add(top)
         places = _places(top)
-        if top not in named and any(_INSTALLED & set(place.parts) for place in places):
-            found |= {f"package {name}": version for name, version in _versions(top).items()}
+        if top not in named and any(map(_is_installed, places)):
+            yield top, None
             continue
         sources = {place: _sources(place) for place in places}
-        if of_places := [_digest(place, paths) for place, paths in sources.items() if paths]:
-            found[f"code of {top}"] = of_places[0] if len(of_places) == 1 else of_data(of_places)
+        yield top, sources
         waiting += [name for paths in sources.values() for path in paths for name in _imports(path)]
-    return dict(sorted(found.items()))
+
+
+def _is_installed(place: Path) -> bool:
+    return not _INSTALLED.isdisjoint(place.parts)
 
 
 def _places(top: str) -> list[Path]:
