@@ -23,7 +23,7 @@ from harness.analysis import Analysis, validity
 from harness.edge.client import Peer, PeerMeter, PeerTelemetry, Remote, RemoteSplit
 from harness.edge.protocol import VERSION, Info, differences
 from harness.energy import Sides, is_readable, measure_energy, unmeasured
-from harness.errors import PeerError, placed
+from harness.errors import PeerError, placed, telling
 from harness.measure import Halves, Parted
 from harness.model_probe import elements_of
 from harness.models.contract import Models
@@ -162,7 +162,7 @@ def _work(
     machine = {**this_machine(), "torch_threads": threads}
     server = None if peer is None else peer.info.provenance()
     manifest = stock.manifest(folder.name, machine, command, server)
-    with Run.open_or_create(folder, manifest, fresh=fresh) as ongoing:
+    with Run.open_or_create(folder, manifest, fresh=fresh) as ongoing, followed(ongoing, reporter):
         shown = list(sample_rows(stock))
         ongoing.record_samples(shown)
         plan = plan_of(stock, halves, shown)
@@ -223,6 +223,18 @@ def _work(
                 )
         replay(halves, scenario.replay, stock.links, to_table(SampleRow, shown), ongoing, reporter)
         ongoing.finish(validity.reasons(Analysis(ongoing.so_far())))
+
+
+@contextlib.contextmanager
+def followed(ongoing: Run, reporter: Reporter) -> Iterator[None]:
+    """Tells in the run where this process is, and warns if an earlier one was ended: nothing else may have said so."""
+    if ongoing.left_at:
+        reporter.warn(
+            f"The process that worked on this run before was ended at {ongoing.left_at}: by the code that ran there, "
+            "by the system, where memory was short, or by hand. What was finished before is kept."
+        )
+    with telling(ongoing.tell):
+        yield
 
 
 def plan_of(stock: Stock, halves: Halves, shown: Sequence[SampleRow]) -> measure.Plan:

@@ -12,6 +12,7 @@ from harness import catalog, study
 from harness.runs.store import Record, Run
 from harness.scenario.load import load
 from harness.team import Team
+from tests.forked import forked
 from tests.silent import Silent
 
 pytestmark = pytest.mark.slow
@@ -183,3 +184,20 @@ def test_the_rows_are_those_of_the_edited_study(folder: Path, name: str) -> None
     found, wanted = (_rows(Run.read(folder / run)) for run in ("stopped", "fresh"))
     for kind, frame in wanted.items():
         pd.testing.assert_frame_equal(found[kind], frame, obj=kind)
+
+
+def test_a_run_whose_codec_ended_the_process_goes_on_when_that_is_mended(folder: Path) -> None:
+    """The repeat says where it was; what was finished before and does not depend on the codec is kept."""
+    half = "lambda sample, clock: os._exit(3) if sample.id.endswith('4') else whole(sample, clock)"
+    replaced("edited_codec.py", "return Fake.device_half(", "import os; whole = Fake.device_half(")(folder)
+    with (folder / "edited_codec.py").open("a") as file:
+        file.write(f"        return {half}\n")
+    ended = forked(_run, folder, "ended", Silent())
+    ended.join()
+    assert ended.exitcode == 3
+    (folder / "edited_codec.py").write_text(CODEC)
+    resumed = Silent()
+    _run(folder, "ended", resumed)
+    assert any("was ended at coarse at -, sample 4: by the code" in told for told in resumed.warnings)
+    assert resumed.phases[0] == ("answers", UNITS, 2)
+    assert not list(folder.glob(".*.lock"))

@@ -154,6 +154,15 @@ class Run:
             raise ResultsError(f"{folder}: holds an unfinished run, of which {n} units are measured; {choose}")
 
     @property
+    def left_at(self) -> str:
+        """Where the last process was that worked on the run and was ended there; empty if it ended by itself."""
+        return self._lock.left_at
+
+    def tell(self, place: str) -> None:
+        """Tells other processes, and a later one, where this process is."""
+        self._lock.tell(place)
+
+    @property
     def start(self) -> int:
         """Which start of the process this is, from 0."""
         return len(self.manifest.sessions) - 1
