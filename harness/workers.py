@@ -215,13 +215,14 @@ class Processes:
         Where the processes are is told (:func:`harness.errors.tell`), and is the argument of a KeyboardInterrupt.
         """
         try:
-            while isinstance((found := self._next())[1], str):
-                self._at[found[0]] = found[1]
+            place, reply = self._next()
+            while isinstance(reply, str):
+                self._at[place] = reply
                 tell(self._places)
+                place, reply = self._next()
         except KeyboardInterrupt as error:
             error.args = error.args or ((self._places,) if self._at else ())
             raise
-        place, reply = found
         at = self._at.pop(place, "")
         tell(self._places)
         return place, Died(f"{reply.how} at {at}") if isinstance(reply, Died) and at else reply
