@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from harness.analysis import Analysis
-from harness.derived import _against, _not_replaced, replay
+from harness.derived import _against, _not_replaced, join, replay
 from harness.errors import ResultsError, ScenarioError
 from harness.records import Side
 from harness.runs.recorded import RecordedTimes
 from harness.runs.store import Run, Unit
 from harness.scenario.load import load
-from tests.made_up_run import make
+from tests.made_up_run import make, small
 from tests.silent import Silent
 
 OTHER = """
@@ -129,3 +129,15 @@ def test_nothing_is_measured_into_a_run_of_other_rows(made_up: Analysis, tmp_pat
     for refuses in (lambda: Run.open_or_create(folder, begun), lambda: Run.refuse_derived(folder)):
         with pytest.raises(ResultsError, match="other: holds a run whose rows 'harness replay', 'harness join' or an"):
             refuses()
+
+
+def test_a_run_does_not_take_the_place_of_what_it_is_made_of(tmp_path: Path) -> None:
+    """Not even with ``--fresh``: its rows would no longer be called measured."""
+    (tmp_path / "other.yaml").write_text(OTHER)
+    record = small(tmp_path / "run")
+    given: dict[str, Any] = {"reporter": Silent(), "fresh": True}
+    with pytest.raises(ResultsError, match="is what the new run would be made of, and would be lost; choose another"):
+        replay(record.folder, load(tmp_path / "other.yaml"), tmp_path / "x" / ".." / "run", command=(), **given)
+    with pytest.raises(ResultsError, match="is what the new run would be made of"):
+        join(tmp_path / "half", record.folder, record.folder, links=tmp_path, **given)
+    assert "measured" in Run.read(record.folder).stages["source"].to_pylist()
