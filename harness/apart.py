@@ -79,7 +79,7 @@ def measure_half(
         manifest = manifest.model_copy(update={"digests": {**manifest.digests, PAYLOADS: sent.digest}})
     shown = list(sample_rows(stock))
     plan = study.plan_of(stock, halves, shown)
-    with Run.open_or_create(folder, manifest, fresh=fresh) as ongoing:
+    with Run.open_or_create(folder, manifest, fresh=fresh) as ongoing, study.followed(ongoing, reporter):
         ongoing.record_samples(shown)
         answering = (
             plan if sent is not None else dataclasses.replace(plan, halves=_write_payloads(plan, folder, reporter))

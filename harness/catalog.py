@@ -161,6 +161,11 @@ def load(what: str, name: str, table: Mapping[str, str]) -> Any:
     return _own(what, declared.get(name, name))
 
 
+def module_of(what: str, name: str, table: Mapping[str, str]) -> str | None:
+    """The module that has the object behind a user's own name; None for a name of ``table``."""
+    return None if name in table else _declared(what).get(name, name).partition(":")[0]
+
+
 def is_own(what: str, name: str) -> bool:
     """Whether a name is ``module:object`` where a scenario may say so."""
     return what in ENTRY_POINTS and ":" in name

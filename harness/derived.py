@@ -42,6 +42,7 @@ def join(device: Path, server: Path, folder: Path, *, links: Path, reporter: Rep
     Raises ResultsError, naming the difference, for halves that are not of one run.
     """
     Run.check_writable(folder)
+    _refuse_own(folder, device, server)
     ours, theirs = Run.read(device, "device"), Run.read(server, "server")
     if differs := list(_differences(ours, theirs)):
         raise ResultsError(f"{device} and {server} are not halves of one run: {'; '.join(differs)}")
@@ -69,6 +70,7 @@ def replay(
     the section names a server stage that there is not.
     """
     Run.check_writable(folder)
+    _refuse_own(folder, source)
     record = Run.read(source)
     spec = scenario.replay
     _refuse_links(spec)
@@ -110,11 +112,12 @@ def _write(
 ) -> None:
     """Writes the run; an unfinished earlier attempt is replaced, because nothing in it was measured.
 
+    Raises ResultsError, unless it is ``fresh``, where the folder has a complete run, or rows that were measured.
     It is INVALID for what is ``against`` the run that it replays as well as for its own reasons.
     """
     refuse_unknown_stages(spec, rows["stages"])
-    if not fresh and (folder / MANIFEST).exists() and provenance.read(folder / MANIFEST).status == "complete":
-        raise ResultsError(f"{folder}: holds a complete run; choose another --name, or replace it with --fresh")
+    if not fresh:
+        Run.refuse_measured(folder)
     with Run.open_or_create(folder, manifest, fresh=(folder / MANIFEST).exists()) as ongoing:
         ongoing.record_samples(samples)
         ongoing.add(unit, **{str(kind): _of_unit(table, unit, folder.name) for kind, table in rows.items()})
@@ -172,6 +175,15 @@ def _differences(device: Record, server: Record) -> Iterator[str]:
         yield "the harness's code differs"
     if (sent := payloads_digest(device.folder)) != (had := theirs.digests.get(PAYLOADS)):
         yield f"the server half answered other payloads ({had}) than the device half made ({sent})"
+
+
+def _refuse_own(folder: Path, *sources: Path) -> None:
+    """Raises ResultsError for a run that would be made in place of what it is made of, whose rows are measured."""
+    for source in sources:
+        if folder.resolve() == source.resolve():
+            raise ResultsError(
+                f"{folder}: is what the new run would be made of, and would be lost; choose another --name"
+            )
 
 
 def _refuse_links(spec: Replay) -> None:

@@ -20,7 +20,8 @@ import contextlib
 import difflib
 import enum
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 
 MOST_SENTENCES = 100
 """The most mistakes of one file that are printed."""
@@ -83,13 +84,38 @@ class UnavailableError(HarnessError):
     """A data set, a checkpoint, a tool or a privilege that this machine does not have."""
 
 
+Tell = Callable[[str], None]
+_tells: ContextVar[tuple[Tell, ...]] = ContextVar("tells", default=())
+
+
+@contextlib.contextmanager
+def telling(tell: Tell, *, alone: bool = False) -> Iterator[None]:
+    """Calls ``tell`` with each place that is entered inside by :func:`placed`, and with nothing when it is left.
+
+    Code of others may end the process there, or never return. What is called outside is called too, unless ``alone``.
+    """
+    token = _tells.set((tell,) if alone else (*_tells.get(), tell))
+    try:
+        yield
+    finally:
+        _tells.reset(token)
+
+
+def tell(place: str) -> None:
+    """Tells where this process is: to all that is :func:`telling`."""
+    for one in _tells.get():
+        one(place)
+
+
 @contextlib.contextmanager
 def placed(point: str, sample: str = "") -> Iterator[None]:
     """Says at which point, and of which sample, an error is raised inside.
 
-    The sentence of a HarnessError begins with it; any other exception has it as a note below its traceback. Code that
-    ends the process raises SchemeError.
+    The sentence of a HarnessError begins with it; any other exception has it as a note below its traceback, and a
+    KeyboardInterrupt as its argument. Code that ends the process raises SchemeError.
     """
+    place = f"{point}, sample {sample}" if sample else point
+    tell(place)
     try:
         yield
     except HarnessError as error:
@@ -97,12 +123,16 @@ def placed(point: str, sample: str = "") -> Iterator[None]:
         of_sample = f", sample {sample}" if sample and not str(error).startswith(f"sample {sample}: ") else ""
         error.args = (f"{point}{of_sample}: {error}",)
         raise
-    except SystemExit as error:
-        where = f"{point}, sample {sample}" if sample else point
-        raise SchemeError(f"{where}: its code ends the process (SystemExit: {error}); it may raise an error") from error
-    except Exception as error:
-        error.add_note(f"raised for {point}, sample {sample}" if sample else f"raised for {point}")
+    except KeyboardInterrupt as error:
+        error.args = error.args or (place,)
         raise
+    except SystemExit as error:
+        raise SchemeError(f"{place}: its code ends the process (SystemExit: {error}); it may raise an error") from error
+    except Exception as error:
+        error.add_note(f"raised for {place}")
+        raise
+    finally:
+        tell("")
 
 
 def in_lines(sentences: Sequence[str], where: str, more: int = 0) -> str:

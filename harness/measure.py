@@ -100,6 +100,8 @@ class Plan:
     patches: Sequence[int]
     """The number of patches of each sample's pictures: the strata from which timed pictures are drawn."""
     scoring: str = DEFAULT_SCORING
+    threads: int | None = None
+    """The processor threads that the scenario asks for, which decide how sums are rounded."""
     recorded: Mapping[tuple[str, str, Side], RecordedTimes] = dataclasses.field(default_factory=dict)
     """Stage times that take the place of measured ones."""
 
@@ -135,7 +137,8 @@ class Plan:
     def answering(self, key: PointKey, places: Sequence[int]) -> Unit:
         """The unit of a scheme's answers to all questions about one picture."""
         name = f"answers {' '.join(key)}, {self.samples.names[places[0]].id}"
-        return Unit(name, {**self.depends[key], **self._questions(places), "scoring": self.scoring})
+        how = {"scoring": self.scoring, "threads": str(self.threads)}
+        return Unit(name, {**self.depends[key], **self._questions(places), **how})
 
     @functools.cached_property
     def to_answer(self) -> Mapping[Unit, tuple[PointKey, Sequence[int]]]:

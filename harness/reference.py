@@ -8,9 +8,10 @@ replay makes them again (``harness/runs/replayed.py``), recorded links are store
 what decides a number is recorded. Everything that reads runs reads it.
 """
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,21 +48,26 @@ def update(
 ) -> bool:
     """Runs a scenario and makes the run its reference in ``folder``; returns whether there was anything to do.
 
-    The run itself is made in ``work``, or completed there; a run of other code or packages is made again. Raises
-    ResultsError if what the rows depend on is not committed: a reference names its commit.
+    The run itself is made in ``work``, or completed there; a run of other code or packages is made again, and so is one
+    that this harness cannot read. Raises ResultsError if what the rows depend on is not committed (a reference names
+    its commit), and before anything is run for links that a reference cannot have, or a history that cannot be read.
     """
     scenario = load(scenario_file)
     disk.check_folder(folder)
     own, reference = work / scenario.name, folder / scenario.name
     commit = _commit(Path(__file__).parents[1])
+    _refuse_links(scenario.replay.files, scenario_file.parent)
+    history(folder)
     fresh = False
     if (own / MANIFEST).exists():
         now = take_stock(scenario).manifest(scenario.name, {"id": "", "name": ""}, ())
-        fresh = bool(provenance.software_changes(provenance.read(own / MANIFEST), now))
+        earlier = _read(own)
+        fresh = earlier is None or bool(provenance.software_changes(earlier, now))
     study.run(scenario, own, reporter=reporter, fresh=fresh, command=command)
     record = Run.read(own)
     finished = record.manifest.finished_utc or ""
-    there = (reference / MANIFEST).exists() and provenance.read(reference / MANIFEST).finished_utc == finished
+    kept = _read(reference)
+    there = kept is not None and kept.finished_utc == finished and _is_whole(reference, kept)
     explained = any(one.scenario == scenario.name and one.date >= finished for one in history(folder))
     if there and explained:
         return False
@@ -73,6 +79,28 @@ def update(
     line = Update(scenario=scenario.name, reason=reason, date=provenance.utc_now(), commit=commit)
     disk.write_text(folder / HISTORY, _lines([*history(folder), line]))
     return True
+
+
+def _read(run: Path) -> Manifest | None:
+    """The manifest of a run; None where there is none, or one that this harness cannot read: of an older schema."""
+    with contextlib.suppress(ResultsError):
+        return provenance.read(run / MANIFEST)
+    return None
+
+
+def _is_whole(run: Path, manifest: Manifest) -> bool:
+    """Whether a run's tables are those that its manifest names."""
+    paths = {name: run / f"{name}.parquet" for name in manifest.tables}
+    return all(path.is_file() and of_bytes(path.read_bytes()) == manifest.tables[name] for name, path in paths.items())
+
+
+def _refuse_links(files: Iterable[Path], folder: Path) -> None:
+    """Raises ResultsError for a recorded link that is not in the scenario's folder."""
+    for file in files:
+        if not file.resolve().is_relative_to(folder.resolve()):
+            raise ResultsError(
+                f"{file}: is outside {folder}, and a reference run has its links beside it; copy it there"
+            )
 
 
 def _commit(root: Path) -> str:
@@ -101,11 +129,8 @@ def as_reference(record: Record, links: Path) -> dict[str, bytes]:
     for kind in tables.ROWS:
         if kind != "requests":
             content[f"{kind}.parquet"] = _small(getattr(record, kind))
+    _refuse_links(spec.files, links)
     for part in spec.files:
-        if not part.resolve().is_relative_to(links.resolve()):
-            raise ResultsError(
-                f"{part}: is outside {links}, and a reference run has its links beside it; copy it there"
-            )
         content[part.relative_to(links).as_posix()] = part.read_bytes()
     content[f"{replayed.REPLAYED}.parquet"] = _small(replayed.digests(record.requests))
     digests = {name.removesuffix(".parquet"): of_bytes(data) for name, data in content.items() if "/" not in name}
@@ -145,12 +170,21 @@ def history(folder: Path) -> list[Update]:
     return found
 
 
+def names(folder: Path) -> list[str]:
+    """The names of the reference runs in ``folder``, also of those that this harness cannot read.
+
+    Raises ResultsError where there is none.
+    """
+    found = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))
+    if not found:
+        raise ResultsError(f"{folder}: holds no reference run; 'harness reference update --reason ...' makes them")
+    return found
+
+
 def listed(folder: Path) -> list[tuple[Manifest, Update | None, int]]:
     """Every reference run in ``folder``, with why it was made and its size in bytes."""
     latest = {one.scenario: one for one in history(folder)}
-    runs = sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
-    if not runs:
-        raise ResultsError(f"{folder}: holds no reference run; 'harness reference update --reason ...' makes them")
+    runs = [folder / name for name in names(folder)]
     return [
         (
             provenance.read(run / MANIFEST),

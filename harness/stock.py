@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +26,7 @@ from harness.models.contract import Backbone
 from harness.models.patches import features_of, patches_of_all
 from harness.records import PointKey, SampleRow, Side
 from harness.runs import digests, labels, provenance, recorded
+from harness.runs.own_code import of_own_code
 from harness.runs.recorded import RecordedTimes
 from harness.scenario.load import as_given, scenario_hash
 from harness.scenario.model import PipelineSpec, Scenario
@@ -215,7 +215,7 @@ def _points_at_hand(
             points[key] = scheme, point
             try:
                 _refuse_size(backbone, scenario.weights, point)
-                depends[key] = {**model, **_scheme_digests(scheme, backbone, point)}
+                depends[key] = {**model, **_scheme_digests(spec.scheme, scheme, backbone, point)}
             except HarnessError as error:
                 refused.setdefault(str(error), error)
     if refused:
@@ -246,7 +246,7 @@ def missing(scenario: Scenario, *, allow_stand_ins: bool = True) -> list[str]:
             try:
                 if model is not None:
                     _refuse_size(backbone, scenario.weights, point)
-                _scheme_digests(scheme, backbone, point)
+                _scheme_digests(spec.scheme, scheme, backbone, point)
                 if not allow_stand_ins and _is_codec_only(scheme, backbone, point):
                     found.append(_not_tuned(spec.name, point))
             except HarnessError as error:
@@ -316,7 +316,7 @@ def points_of(
     if any(_stands_in_for(scheme, point) is not None for point in instead):
         with contextlib.suppress(HarnessError):
             for point in wanted:
-                _scheme_digests(scheme, backbone, point)
+                _scheme_digests(spec.scheme, scheme, backbone, point)
             return wanted
     return instead
 
@@ -393,15 +393,15 @@ def _sample_digest(sample: Sample) -> str:
     return digests.of_data([sample.image_id, question, sample.truth, sample.category, sample.group])
 
 
-def _scheme_digests(scheme: type[Scheme], backbone: str, point: OperatingPoint) -> dict[str, str]:
-    """Those of a point: the scheme and its parameters, the files and further models that it names."""
+def _scheme_digests(name: str, scheme: type[Scheme], backbone: str, point: OperatingPoint) -> dict[str, str]:
+    """Those of a point: the scheme of this ``name`` and its parameters, the files and further models that it names."""
     found = {f"parameters of {scheme.kind} at {point.label}": digests.of_data(point.model_dump(mode="json"))}
     if named := getattr(scheme, "files", None):
-        found |= {name: digests.of_file(path) for name, path in named(backbone, point).items()}
-    found |= _own_code(scheme)
+        found |= {what: digests.of_file(path) for what, path in named(backbone, point).items()}
+    found |= _own_code(scheme, catalog.module_of("scheme", name, catalog.SCHEMES))
     if others := getattr(scheme, "other_models", None):
-        for name, weights in others(backbone, point).items():
-            found |= _model_digests(name, weights)
+        for other, weights in others(backbone, point).items():
+            found |= _model_digests(other, weights)
     return found
 
 
@@ -413,23 +413,18 @@ def _refuse_size(backbone: str, weights: str | None, point: OperatingPoint) -> N
             raise ScenarioError(f"neighbours is {point.neighbours}; a feature has {n_features - 1} others in its patch")
 
 
-def _own_code(thing: object) -> dict[str, str]:
-    """The digest of the code of a user's own scheme or backbone: its module, or all of its package."""
-    module = sys.modules[getattr(thing, "__module__", type(thing).__module__)]
-    top = module.__name__.partition(".")[0]
-    if top in ("harness", "baselines") or module.__file__ is None:
-        return {}
-    package = getattr(sys.modules[top], "__path__", None)
-    if package is None:
-        return {f"code of {module.__name__}": digests.of_file(Path(module.__file__))}
-    return {f"code of {top}": digests.of_folder(Path(next(iter(package))), "**/*.py")}
+def _own_code(thing: object, named: str | None) -> dict[str, str]:
+    """The digests of the code of a user's own scheme or backbone: of its module, and of the one that ``named`` it."""
+    modules = [getattr(thing, "__module__", type(thing).__module__), *([named] if named else [])]
+    return of_own_code(modules)
 
 
 def _model_digests(name: str, weights: str | None) -> dict[str, str]:
     """The fingerprint of each part of a model; raises UnavailableError if it is not installed."""
     if name not in catalog.BACKBONES:
         backbone: Backbone = catalog.load("backbone", name, catalog.BACKBONES)
-        return {f"{part} of {name}": digest for part, digest in backbone.digests(weights).items()} | _own_code(backbone)
+        own = _own_code(backbone, catalog.module_of("backbone", name, catalog.BACKBONES))
+        return {f"{part} of {name}": digest for part, digest in backbone.digests(weights).items()} | own
     if weights == "random":
         return {f"model {name}": weights}
     folder = files.locate(name, files.SOURCES[name] if weights is None else weights)

@@ -23,7 +23,7 @@ from harness.analysis import Analysis, validity
 from harness.edge.client import Peer, PeerMeter, PeerTelemetry, Remote, RemoteSplit
 from harness.edge.protocol import VERSION, Info, differences
 from harness.energy import Sides, is_readable, measure_energy, unmeasured
-from harness.errors import PeerError, placed
+from harness.errors import PeerError, placed, telling
 from harness.measure import Halves, Parted
 from harness.model_probe import elements_of
 from harness.models.contract import Models
@@ -79,13 +79,14 @@ def run(
     With a ``remote`` its server runs the server halves, called only by this process; without one a ``team`` answers.
     Timing is always done by this process. ``tell`` is called with lines on what the work takes and on what is awaited.
     Raises UnavailableError where something that the scenario names is not installed and has no stand-in, or no Ray
-    cluster answers, ResultsError where the folder holds another study, and PeerError if the server is absent or
-    differs, or a worker does.
+    cluster answers, ResultsError where the folder holds another study or a run made of others' rows, and PeerError if
+    the server is absent or differs, or a worker does.
     """
     Run.check_writable(folder)
     stock = take_stock(scenario, allow_stand_ins=allow_stand_ins)
     if not fresh and (folder / provenance.MANIFEST).exists():
         earlier = provenance.read(folder / provenance.MANIFEST)
+        Run.refuse_derived(folder)
         # Which server it is now is checked when it is called, if there is anything to do.
         server = earlier.sessions[-1].server if remote is not None else None
         now = stock.manifest(folder.name, {"id": "", "name": ""}, command, server)
@@ -161,7 +162,7 @@ def _work(
     machine = {**this_machine(), "torch_threads": threads}
     server = None if peer is None else peer.info.provenance()
     manifest = stock.manifest(folder.name, machine, command, server)
-    with Run.open_or_create(folder, manifest, fresh=fresh) as ongoing:
+    with Run.open_or_create(folder, manifest, fresh=fresh) as ongoing, followed(ongoing, reporter):
         shown = list(sample_rows(stock))
         ongoing.record_samples(shown)
         plan = plan_of(stock, halves, shown)
@@ -224,6 +225,18 @@ def _work(
         ongoing.finish(validity.reasons(Analysis(ongoing.so_far())))
 
 
+@contextlib.contextmanager
+def followed(ongoing: Run, reporter: Reporter) -> Iterator[None]:
+    """Tells in the run where this process is, and warns if an earlier one was ended: nothing else may have said so."""
+    if ongoing.left_at:
+        reporter.warn(
+            f"The process that worked on this run before was ended at {ongoing.left_at}: by the code that ran there, "
+            "by the system, where memory was short, or by hand. What was finished before is kept."
+        )
+    with telling(ongoing.tell):
+        yield
+
+
 def plan_of(stock: Stock, halves: Halves, shown: Sequence[SampleRow]) -> measure.Plan:
     """What is measured of some halves; ``shown`` are the rows of the samples."""
     return measure.Plan(
@@ -233,6 +246,7 @@ def plan_of(stock: Stock, halves: Halves, shown: Sequence[SampleRow]) -> measure
         depends=stock.depends,
         patches=[row.patches for row in shown],
         scoring=stock.scenario.scoring,
+        threads=stock.scenario.measure.threads,
         recorded=stock.recorded,
     )
 

@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
-from harness.errors import HarnessError, UnavailableError
+from harness.errors import HarnessError, UnavailableError, tell, telling
 from harness.kernels import compile_all
 
 Task = TypeVar("Task")
@@ -59,7 +59,7 @@ class Failed:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Died:
-    """A worker ended; ``how`` is a phrase such as ``killed by SIGKILL``."""
+    """A worker ended; ``how`` is a phrase such as ``killed by SIGKILL``, with where that was if it is known."""
 
     how: str
 
@@ -155,10 +155,15 @@ def hand_out(
 
 
 def _given_up(where: str, how: str) -> str:
-    short = "" if "SIGKILL" not in how else ", which is how Linux ends a process when memory is short"
+    ended = f"{_MOST_DEATHS} worker processes ended {where}, the last {how}"
+    if "SIGKILL" in how:
+        return (
+            f"{ended}, which is how Linux ends a process when memory is short; what others had finished is stored: "
+            f"repeat the command to resume; where memory is short, {_FEWER}"
+        )
     return (
-        f"{_MOST_DEATHS} worker processes ended {where}, the last {how}{short}; what others had finished is stored: "
-        f"repeat the command to resume; where memory is short, {_FEWER}"
+        f"{ended}; what others had finished is stored: correct the code that ends its process, such as a scheme's, and "
+        "repeat the command to resume"
     )
 
 
@@ -178,6 +183,7 @@ class Processes:
         self._make, self._environment = make, environment
         self._context: Any = multiprocessing.get_context(how)
         self._workers: dict[int, tuple[BaseProcess, Connection]] = {}
+        self._at: dict[int, str] = {}
 
     def start(self, place: int) -> None:
         """Begins a process, in which Ctrl-C is ignored: it is the parent's to handle."""
@@ -204,7 +210,29 @@ class Processes:
             self._workers[place][1].send(task)
 
     def wait(self) -> tuple[int, Reply]:
-        """The next reply; a process that ended without one has died."""
+        """The next reply; a process that ended without one has died.
+
+        Where the processes are is told (:func:`harness.errors.tell`), and is the argument of a KeyboardInterrupt.
+        """
+        try:
+            place, reply = self._next()
+            while isinstance(reply, str):
+                self._at[place] = reply
+                tell(self._places)
+                place, reply = self._next()
+        except KeyboardInterrupt as error:
+            error.args = error.args or ((self._places,) if self._at else ())
+            raise
+        at = self._at.pop(place, "")
+        tell(self._places)
+        return place, Died(f"{reply.how} at {at}") if isinstance(reply, Died) and at else reply
+
+    @property
+    def _places(self) -> str:
+        return " and ".join(self._at.values())
+
+    def _next(self) -> tuple[int, Reply | str]:
+        """The next reply, or where a process is."""
         connections = {ours: place for place, (_, ours) in self._workers.items()}
         ended = {process.sentinel: place for place, (process, _) in self._workers.items()}
         ready = wait([*connections, *ended])
@@ -215,7 +243,7 @@ class Processes:
         try:
             # What it sent before its end counts.
             if ours.poll():
-                reply: Reply = ours.recv()
+                reply: Reply | str = ours.recv()
                 return place, reply
         except (EOFError, OSError):
             pass
@@ -247,8 +275,9 @@ def _serve(theirs: Connection, make: Callable[[], Work[Any, Any]], environment: 
     """What a process does: it loads, says that it is ready, and replies to each task until there is no parent."""
     _follow(parent)
     os.environ.update(environment)
-    made = reply_of(make)
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+    gone = contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError)
+    with gone, telling(lambda place: theirs.send(place) if place else None, alone=True):
+        made = reply_of(make)
         theirs.send(Ready() if isinstance(made, Finished) else made)
         while isinstance(made, Finished):
             theirs.send(reply_of(made.result, theirs.recv()))

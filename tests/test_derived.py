@@ -3,16 +3,18 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.analysis import Analysis
-from harness.derived import _against, _not_replaced, replay
-from harness.errors import ScenarioError
+from harness.derived import _against, _not_replaced, join, replay
+from harness.errors import ResultsError, ScenarioError
 from harness.records import Side
 from harness.runs.recorded import RecordedTimes
+from harness.runs.store import Run, Unit
 from harness.scenario.load import load
-from tests.made_up_run import make
+from tests.made_up_run import make, small
 from tests.silent import Silent
 
 OTHER = """
@@ -24,6 +26,9 @@ pipelines: [{scheme: server_only}]
 replay: {uplinks: [{kind: constant, rate: 1 MB/s}]}
 """
 HOT = "throttled: GPU at 95 C"
+UNFINISHED: dict[str, Any] = {
+    "status": "running", "validity": None, "reasons": (), "finished_utc": None, "tables": {},
+}  # fmt: skip
 
 
 @pytest.mark.slow
@@ -93,3 +98,46 @@ def test_a_stage_that_no_server_has_is_refused_before_anything_is_written(made_u
 def _times() -> RecordedTimes:
     requests = {"": [[("see", 0.1, None)]]}
     return RecordedTimes(where=Path("a.csv"), digest="", machine="m", source="recorded", requests=requests)
+
+
+def test_measured_rows_are_not_replaced_by_a_replay(made_up: Analysis, tmp_path: Path) -> None:
+    """An unfinished run, and one that is complete, are there as before; a replay's own unfinished attempt is redone."""
+    (tmp_path / "other.yaml").write_text(OTHER)
+    wanted, folder = load(tmp_path / "other.yaml"), tmp_path / "other"
+    source = Run.read(made_up.record.folder)
+    with Run.open_or_create(folder, source.manifest.model_copy(update=UNFINISHED)) as ongoing:
+        ongoing.add(Unit("answers"), outcomes=source.outcomes.slice(0, 3))
+        ongoing.add(Unit("times"), stages=source.stages.slice(0, 3))
+    before = sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*"))
+    how: dict[str, Any] = {"reporter": Silent(), "command": ()}
+    with pytest.raises(ResultsError, match="holds an unfinished run, of which 2 units are measured; choose another"):
+        replay(source.folder, wanted, folder, fresh=False, **how)
+    assert sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*")) == before
+    replay(source.folder, wanted, folder, fresh=True, **how)
+    with Run.open_or_create(tmp_path / "again", source.manifest.model_copy(update=UNFINISHED)) as ongoing:
+        ongoing.add(Unit("rows of it"), outcomes=source.outcomes.slice(0, 3), stages=source.stages.slice(0, 3))
+    replay(source.folder, wanted, tmp_path / "again", fresh=False, **how)
+    assert Run.read(tmp_path / "again").requests == Run.read(folder).requests
+
+
+def test_nothing_is_measured_into_a_run_of_other_rows(made_up: Analysis, tmp_path: Path) -> None:
+    """A replay is not taken for a measurement of its scenario, neither complete nor unfinished."""
+    folder = tmp_path / "other"
+    (tmp_path / "other.yaml").write_text(OTHER)
+    replay(made_up.record.folder, load(tmp_path / "other.yaml"), folder, reporter=Silent(), command=(), fresh=False)
+    begun = Run.read(folder).manifest.model_copy(update=UNFINISHED)
+    for refuses in (lambda: Run.open_or_create(folder, begun), lambda: Run.refuse_derived(folder)):
+        with pytest.raises(ResultsError, match="other: holds a run whose rows 'harness replay', 'harness join' or an"):
+            refuses()
+
+
+def test_a_run_does_not_take_the_place_of_what_it_is_made_of(tmp_path: Path) -> None:
+    """Not even with ``--fresh``: its rows would no longer be called measured."""
+    (tmp_path / "other.yaml").write_text(OTHER)
+    record = small(tmp_path / "run")
+    given: dict[str, Any] = {"reporter": Silent(), "fresh": True}
+    with pytest.raises(ResultsError, match="is what the new run would be made of, and would be lost; choose another"):
+        replay(record.folder, load(tmp_path / "other.yaml"), tmp_path / "x" / ".." / "run", command=(), **given)
+    with pytest.raises(ResultsError, match="is what the new run would be made of"):
+        join(tmp_path / "half", record.folder, record.folder, links=tmp_path, **given)
+    assert "measured" in Run.read(record.folder).stages["source"].to_pylist()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.errors import ExitCode, printable, shown, unknown_name
+from harness.errors import DataError, ExitCode, placed, printable, shown, telling, unknown_name
 
 
 def test_a_misspelt_name_gets_a_suggestion() -> None:
@@ -40,3 +40,26 @@ def test_the_statuses_are_those_that_the_shell_expects() -> None:
     assert [(code.name, code.value) for code in ExitCode] == [
         ("FINE", 0), ("NEGATIVE", 1), ("BAD_INPUT", 2), ("NOTHING_MEASURED", 3), ("INTERRUPTED", 130),
     ]  # fmt: skip
+
+
+def test_where_a_process_is_is_told() -> None:
+    """On entering and on leaving a place, however that ends; to those inside alone, if one is told alone."""
+    outer: list[str] = []
+    inner: list[str] = []
+    with telling(outer.append), placed("jpeg at -", "a"):
+        assert outer == ["jpeg at -, sample a"]
+    with telling(outer.append), telling(inner.append), pytest.raises(DataError), placed("webp at -"):
+        raise DataError("cut")
+    with telling(outer.append), telling(inner.append, alone=True), placed("tofc at -"):
+        pass
+    with placed("elic at -"):
+        pass
+    assert outer == ["jpeg at -, sample a", "", "webp at -", ""]
+    assert inner == ["webp at -", "", "tofc at -", ""]
+
+
+def test_a_stop_from_the_keyboard_says_where() -> None:
+    """The innermost place, as its argument."""
+    with pytest.raises(KeyboardInterrupt) as stopped, placed("jpeg at -"), placed("jpeg at -", "a"):
+        raise KeyboardInterrupt
+    assert stopped.value.args == ("jpeg at -, sample a",)

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.errors import DataError, UnavailableError
+from harness.errors import DataError, UnavailableError, placed, telling
 from harness.workers import (
     Died,
     Finished,
@@ -146,6 +146,27 @@ def test_a_task_that_kills_every_worker_ends_in_a_sentence() -> None:
     assert not any(_runs(process) for process in done.values())
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
+def test_code_that_ends_its_process_is_named_with_its_place() -> None:
+    """The parent tells where its workers are, and says where one ended; there is no advice on memory."""
+    told: list[str] = []
+
+    def work(n: int) -> int:
+        with placed("mine at levels=8", str(n)):
+            if n == 3:
+                os._exit(3)
+        return n
+
+    with (
+        telling(told.append),
+        pytest.raises(UnavailableError, match="the last with exit status 3 at mine at levels=8, sample 3; ") as ended,
+    ):
+        list(spread(work, range(4), 2))
+    assert "correct the code that ends its process" in str(ended.value)
+    assert "memory" not in str(ended.value)
+    assert {"mine at levels=8, sample 3", ""} <= set(told)
+
+
 def _nothing_to_load() -> Callable[[int], int]:
     raise DataError("pictures.tsv: no such file")
 
@@ -241,13 +262,19 @@ def test_a_killed_parent_ends_its_workers() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
 def test_ctrl_c_is_the_parents_and_ends_all_workers() -> None:
-    """The signal reaches the whole group, as from a terminal: the parent raises, and no worker prints anything."""
+    """The signal reaches the whole group, as from a terminal: the parent says where, and no worker prints anything."""
     script = (
         "import os, time\n"
+        "from harness.errors import placed, telling\n"
         "from harness.workers import spread\n"
-        'def work(n):\n    os.write(1, f"{os.getpid()}\\n".encode())\n    time.sleep(60)\n'
-        "try:\n    list(spread(work, [1, 2], 2))\n"
-        'except KeyboardInterrupt:\n    print("interrupted")\n'
+        "def work(n):\n"
+        "    with placed('mine', str(n)):\n"
+        '        os.write(1, f"{os.getpid()}\\n".encode())\n        time.sleep(60)\n'
+        "def tell(places):\n"
+        "    if ' and ' in places:\n        os.write(1, b'both\\n')\n"
+        "try:\n"
+        "    with telling(tell):\n        list(spread(work, [1, 2], 2))\n"
+        "except KeyboardInterrupt as error:\n    print('at', *sorted(error.args[0].split(' and ')), sep='; ')\n"
     )
     command, pipe = [sys.executable, "-c", script], subprocess.PIPE
     begun = signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell's background job ignores it.
@@ -258,9 +285,11 @@ def test_ctrl_c_is_the_parents_and_ends_all_workers() -> None:
     with started as parent:
         assert parent.stdout is not None
         assert parent.stderr is not None
-        children = [int(parent.stdout.readline()) for _ in range(2)]
+        lines = [parent.stdout.readline() for _ in range(3)]
+        children = [int(line) for line in lines if line != "both\n"]
+        assert len(children) == 2
         os.killpg(parent.pid, signal.SIGINT)
-        assert parent.stdout.read() == "interrupted\n"
+        assert parent.stdout.read() == "at; mine, sample 1; mine, sample 2\n"
         assert parent.stderr.read() == ""
     assert parent.returncode == 0
     assert not any(_runs(child) for child in children)

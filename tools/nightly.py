@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def night(scenarios: Sequence[Path], against: str, timed: Path, pairs: int, console: Console) -> int:
     """One night; returns its status."""
     kept = RESULTS / "reference"
-    wanted = list(scenarios) or [Path("scenarios") / f"{run.name}.yaml" for run, _, _ in reference.listed(kept)]
+    wanted = list(scenarios) or [Path("scenarios") / f"{name}.yaml" for name in reference.names(kept)]
     commit, dirty = provenance.checkout(ROOT)
     name = commit[:12] if commit is not None and not dirty else f"changes-{of_code()}"
     folder = RESULTS / "nightly" / name

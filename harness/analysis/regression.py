@@ -23,7 +23,7 @@ from harness.analysis.slowdown import holm
 from harness.errors import ResultsError, unknown_name
 from harness.runs import replayed
 from harness.runs.digests import changed
-from harness.runs.provenance import Manifest
+from harness.runs.provenance import Manifest, Session
 from harness.runs.store import Record
 
 Quantity = Literal["bytes", "tokens", "answers", "scores", "selection", "replay"]
@@ -183,7 +183,15 @@ def _refuse_foreign(old: Manifest, new: Manifest, questions: str) -> None:
 
 def _basis(old: Manifest, new: Manifest) -> list[str]:
     """Why two runs need not be equal to the bit; nothing where they must."""
-    found = _elsewhere(old, new.sessions[-1].machine, new.sessions[-1].packages)
+    # A run may have been completed on another machine than it was begun on.
+    found = list(
+        dict.fromkeys(
+            sentence
+            for before in old.sessions
+            for session in new.sessions
+            for sentence in _elsewhere(before, session.machine, session.packages)
+        )
+    )
     was, now = old.sessions[-1].server, new.sessions[-1].server
     if was is not None or now is not None:
         machines = [side.machine["name"] if side else "none" for side in (now, was)]
@@ -193,9 +201,8 @@ def _basis(old: Manifest, new: Manifest) -> list[str]:
     return [*found, *(f"{name} has changed" for name in weights)]
 
 
-def _elsewhere(old: Manifest, machine: Mapping[str, Any], packages: Mapping[str, str]) -> list[str]:
-    """What of the machine and the packages is not the reference's."""
-    before = old.sessions[-1]
+def _elsewhere(before: Session, machine: Mapping[str, Any], packages: Mapping[str, str]) -> list[str]:
+    """What of the machine and the packages is not that of a session of the reference."""
     found = [
         f"{name.replace('_', ' ')} {machine.get(name)}, reference's {before.machine.get(name)}"
         for name in _MACHINE
@@ -368,7 +375,7 @@ def _replay(
 ) -> Check:
     """The reference's requests, replayed by this harness from its rows, beside those that it was written with."""
     manifest = reference.manifest
-    if elsewhere := _elsewhere(manifest, here, packages):
+    if elsewhere := _elsewhere(manifest.sessions[-1], here, packages):
         return Check(quantity="replay", status="not comparable", details=(f"replayed here: {'; '.join(elsewhere)}",))
     digests = replayed.recorded(reference.folder, manifest)
     if digests is not None:

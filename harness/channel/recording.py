@@ -171,11 +171,11 @@ def load(path: Path) -> Recording:
     again = f"'harness trace import {'FILE' if path == out else path} {out}' makes one of a recorder's file"
     try:
         with files.opened(path) as file:
-            parquet = pq.ParquetFile(file)
+            parquet = pq.ParquetFile(file, pre_buffer=False)
             if parquet.metadata.num_rows > _MOST_ROWS:
                 raise TraceError(f"{path}: claims {parquet.metadata.num_rows} rows; {_MOST_ROWS} are the most")
             about = _About.model_validate_json((parquet.schema_arrow.metadata or {})[_KEY])
-            table = parquet.read()
+            table = parquet.read(use_threads=False)  # As harness.runs.disk.table_in, and for its reason.
     except FileNotFoundError:
         if units.is_rate(str(path)):
             raise TraceError(

@@ -126,8 +126,9 @@ def guarded(command: Callable[[], int | None], name: str, *, resumes: bool = Fal
         if error.filename is None and error.errno not in _FULL:
             raise
         _end(name, f"{error.filename}: {why(error)}" if error.filename else why(error), ExitCode.BAD_INPUT)
-    except (Interrupted, KeyboardInterrupt):
-        _end(name, "interrupted" + ("; repeat the command to resume" if resumes else ""), ExitCode.INTERRUPTED)
+    except (Interrupted, KeyboardInterrupt) as error:
+        at = f" at {error.args[0]}" if error.args else ""
+        _end(name, f"interrupted{at}" + ("; repeat the command to resume" if resumes else ""), ExitCode.INTERRUPTED)
 
 
 def _end(name: str, sentences: str, code: ExitCode) -> NoReturn:

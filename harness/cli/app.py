@@ -14,7 +14,7 @@ from harness.files import UNFINISHED
 
 
 class Interrupted(BaseException):
-    """Ctrl-C; not a KeyboardInterrupt, for which the command-line library would exit without a message."""
+    """Ctrl-C, and where it came; not a KeyboardInterrupt, for which the command-line library would say nothing."""
 
 
 class Form(enum.StrEnum):
@@ -55,8 +55,8 @@ class Group(_Flags, TyperGroup):
         """Run the given command; raises Interrupted when it is stopped from the keyboard."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise Interrupted from None
+        except KeyboardInterrupt as error:
+            raise Interrupted(*error.args) from None
 
 
 def group(name: str, help_text: str) -> typer.Typer:

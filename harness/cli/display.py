@@ -1,5 +1,7 @@
 """What a running study shows: one bar a phase, with the time left, and the sentences that a reader must not miss."""
 
+import contextlib
+import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -19,6 +21,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from harness.errors import telling
 from harness.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
@@ -28,6 +31,9 @@ _EVERY_S = 60.0
 """Interval between the progress lines of a phase, without a terminal."""
 LINE_EVERY_S = 15.0
 """Interval between the progress lines of a file or a list, without a terminal."""
+_STILL_S = 120.0
+"""How long no step is done before a line says so."""
+_LOOK_EVERY_S = 10.0
 _SPEED_OF_S = 3600.0
 """Window over which the speed of a bar is averaged: a step may take minutes."""
 
@@ -51,7 +57,10 @@ def bar(console: Console) -> BarColumn:
 
 
 class Display:
-    """A study's reporter on a terminal; if output goes to a file, messages and a line of progress a minute."""
+    """A study's reporter on a terminal; if output goes to a file, messages and a line of progress a minute.
+
+    Where no step was done for minutes, it prints for how long and at which point and sample: a scheme's code may hang.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -67,16 +76,35 @@ class Display:
         )
         self._task: TaskID | None = None
         self._name, self._steps, self._left = "", 0, 0
-        self._began_s = self._told_s = 0.0
+        self._began_s = self._told_s = self._moved_s = 0.0
+        self._patience_s, self._at = _STILL_S, ""
+        self._open = contextlib.ExitStack()
+        self._ended = threading.Event()
 
     def __enter__(self) -> Self:
         self._progress.start()
+        self._open.enter_context(telling(self._is_at))
+        threading.Thread(target=self._watch, name="display", daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._ended.set()
+        self._open.close()
         self._progress.stop()
+
+    def _is_at(self, place: str) -> None:
+        self._at = place
+
+    def _watch(self) -> None:
+        """Prints that no step is done, at intervals that double."""
+        while not self._ended.wait(_LOOK_EVERY_S):
+            still_s = time.monotonic() - self._moved_s
+            if self._left > 0 and still_s >= self._patience_s:
+                self._patience_s *= 2
+                at = f", at {self._at}" if self._at else ""
+                self.line(f"{self._name}: no step for {format_duration(still_s)}{at}")
 
     def warn(self, text: str) -> None:
         """Shows what the reader must know before reading a number."""
@@ -92,7 +120,8 @@ class Display:
             before = f", {done} of them done before" if done else ""
             self._console.print(f"{name}: {total} steps{before}")
         self._name, self._steps, self._left = name, 0, total - done
-        self._began_s = self._told_s = time.monotonic()
+        self._began_s = self._told_s = self._moved_s = time.monotonic()
+        self._patience_s = _STILL_S
         self._task = self._progress.add_task(name, total=total, completed=done)
 
     def advance(self) -> None:
@@ -101,7 +130,8 @@ class Display:
             self._progress.advance(self._task)
         self._steps += 1
         self._left -= 1
-        now_s = time.monotonic()
+        now_s = self._moved_s = time.monotonic()
+        self._patience_s = _STILL_S
         if not self._console.is_terminal and self._left > 0 and now_s - self._told_s >= _EVERY_S:
             self._told_s = now_s
             left_s = (now_s - self._began_s) / self._steps * self._left

@@ -63,7 +63,8 @@ def update(
 
     What the rows depend on must be committed: `harness/`, `baselines/`, `scenarios/`, `constraints.txt` and
     `pyproject.toml`. Rows that the replay makes again are left out, and of the machine only processor, memory
-    and accelerators are recorded.
+    and accelerators are recorded. An INVALID run is made the reference too, and its reasons are printed: nothing
+    that is compared is a time.
 
         harness reference update \
           --reason 'the codec of lambda 0.3 was trained longer' \
@@ -72,18 +73,27 @@ def update(
     from harness import reference
     from harness.cli.display import Display, terminal
     from harness.errors import ResultsError
+    from harness.runs import provenance
+    from harness.scenario.fields import repeated
     from harness.scenario.load import load
     from harness.scenario.source import suggested
 
     if not reason.strip():
         raise typer.BadParameter("is empty; say why the reference changes", param_hint="--reason")
-    files = scenarios or [Path("scenarios") / f"{manifest.name}.yaml" for manifest, _, _ in reference.listed(folder)]
+    files = scenarios or [Path("scenarios") / f"{name}.yaml" for name in reference.names(folder)]
     if absent := [file for file in files if not file.is_file()]:
         raise ResultsError(f"{absent[0]}: no such scenario; {suggested(absent[0])}a scenario's file is expected")
+    named = {file: load(file).name for file in files}
+    if (twice := repeated(named.values())) is not None:
+        of_name = [str(file) for file, name in named.items() if name == twice]
+        raise ResultsError(f"{' and '.join(of_name)}: have one name, {twice}, and would have one reference; rename one")
     console = terminal()
     for file in files:
         console.print(f"{file}")
         with Display(console) as display:
             command = ("harness", "run", str(file))
             done = reference.update(file, folder, work, reason=reason.strip(), reporter=display, command=command)
-        console.print(f"{folder / load(file).name}: {'made' if done else 'is up to date'}")
+        made = folder / named[file]
+        console.print(f"{made}: {'made' if done else 'is up to date'}")
+        for cause in provenance.read(made / provenance.MANIFEST).reasons:
+            console.print(f"INVALID: {cause}")

@@ -109,9 +109,10 @@ def pack(
 ) -> None:
     """Write a run as an archive that a reviewer can read and rerun without a network.
 
-    It contains the rows and the manifest, the scenario with its recorded links and stage times, the figures with their
-    data, the versions of all packages, `numbers.tex` with a LaTeX macro for every number of the table (with its
-    interval and its source), and a README with the commands.
+    It contains the rows and the manifest, the scenario with its recorded links and stage times and the code of your own
+    schemes, the figures with their data, the versions of all packages, `numbers.tex` with a LaTeX macro for every
+    number of the table (with its interval and its source), and a README with the commands. Your own benchmark is not in
+    it; the README says so.
 
         harness pack results/runs/smoke scenarios/smoke.yaml
 

@@ -5,21 +5,21 @@ import gzip
 import io
 import math
 import re
-import shlex
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 import yaml
 
-from harness import files
+from harness import catalog, files
 from harness.analysis import Analysis, latency
 from harness.errors import ResultsError, ScenarioError
 from harness.report.figures.gallery import draw_all
 from harness.report.figures.table_one import escaped
 from harness.runs import digests, disk
+from harness.runs.own_code import of_own_code, own_files
 from harness.runs.provenance import MANIFEST
 from harness.runs.replayed import REPLAYED, scenario_of
 from harness.scenario.load import as_written, scenario_hash
@@ -28,16 +28,18 @@ from harness.scenario.model import Scenario
 _STATISTICS = ("mean", "p50", "p90", "p99")
 _UNSAFE = re.compile(r"[^A-Za-z0-9 ./+_-]")
 _MOST_BYTES = 1 << 32
+_CODE = "code"
 
 
 def pack(run: Path, file: Path, scenario: Scenario, overrides: tuple[str, ...], out: Path) -> None:
     """Writes the archive of a complete run, made with the scenario in ``file`` and what ``overrides`` put in its place.
 
-    It holds the rows and the manifest, the scenario and the recorded links and stage times that it names, figures with
-    their data, the versions of packages, the numbers as LaTeX macros, and a README with the commands. Of a replayed run
-    ``scenario`` is what it was replayed with, and the archive has the whole scenario as the manifest holds it. Raises
-    ResultsError for another scenario than the run's, or another file than the run's under a link's name, ScenarioError
-    for a file outside of the scenario's folder, which would not be found again.
+    It holds the rows and the manifest, the scenario, the recorded links and stage times and the user's own code that it
+    names, figures with their data, the versions of packages, the numbers as LaTeX macros, and a README with the
+    commands and what is needed besides. Of a replayed run ``scenario`` is what it was replayed with; of this, and where
+    values were replaced, the archive has the whole scenario as the manifest holds it. Raises ResultsError for another
+    scenario than the run's, or another file or code than the run's, ScenarioError for a file outside of the scenario's
+    folder, which would not be found again.
     """
     disk.check_writable(out)
     found = Analysis.read(run)
@@ -51,14 +53,17 @@ def pack(run: Path, file: Path, scenario: Scenario, overrides: tuple[str, ...], 
     name = found.manifest.name
     content = {f"run/{path.name}": _read(path) for path in sorted(run.glob("*.parquet"))}
     content[f"run/{MANIFEST}"] = _read(run / MANIFEST)
-    content[f"scenarios/{file.name}"] = _read(file) if of_run is scenario else _written(found)
+    content[f"scenarios/{file.name}"] = _read(file) if of_run is scenario and not overrides else _written(found)
+    own = _own_modules(of_run)
+    code = own_files(own)
+    content |= {f"{_CODE}/{name}": _read(path) for name, path in code.items()}
     for link in of_run.replay.files:
         relative = _relative(link, file)
         content[f"scenarios/{relative}"] = _read(link)
         if REPLAYED in found.manifest.tables:
             # A reference run is read with the links beside it.
             content[f"run/{relative}"] = _read(run / relative)
-    for label, digest in digests.of_links(of_run.replay.files).items():
+    for label, digest in {**digests.of_links(of_run.replay.files), **of_own_code(own)}.items():
         if (known := found.manifest.digests.get(label, digest)) != digest:
             raise ResultsError(f"{run}: {label} is not the one that the run was made with ({known}): it has {digest}")
     for recording in of_run.profile:
@@ -70,7 +75,8 @@ def pack(run: Path, file: Path, scenario: Scenario, overrides: tuple[str, ...], 
             content[f"figures/{drawn.name}"] = _read(drawn)
     content["numbers.tex"] = numbers_tex(found).encode()
     content["requirements.txt"] = _requirements(found).encode()
-    content["README.md"] = _readme(found, file.name, overrides if of_run is scenario else ()).encode()
+    lacking = [*_absent_benchmarks(of_run), *_absent_packages(found, code)]
+    content["README.md"] = _readme(found, file.name, bool(code), lacking).encode()
     disk.write_bytes(out, _archive(name, content, dt.datetime.fromisoformat(str(found.manifest.finished_utc))))
 
 
@@ -153,17 +159,49 @@ def _safe(text: str) -> str:
     return _UNSAFE.sub("-", text)
 
 
+def _own_modules(scenario: Scenario) -> list[str]:
+    """The modules of the user's own schemes and models that a scenario names."""
+    named = [("scheme", spec.scheme, catalog.SCHEMES) for spec in scenario.pipelines]
+    models = [scenario.backbone, scenario.stand_in.backbone or scenario.backbone]
+    named += [("backbone", name, catalog.BACKBONES) for name in models]
+    return list(dict.fromkeys(filter(None, (catalog.module_of(*one) for one in named))))
+
+
+def _absent_benchmarks(scenario: Scenario) -> Iterator[str]:
+    """The user's own benchmarks, whose pictures may not be ours to pass on."""
+    for wanted in scenario.wanted:
+        if wanted.name not in catalog.BENCHMARKS:
+            yield f"the benchmark `{wanted.name}`, in the folder `scenarios`"
+
+
+def _absent_packages(run: Analysis, code: Collection[str]) -> Iterator[str]:
+    """The installed packages that the user's own code is in, or that it imports."""
+    there = {name.partition("/")[0].partition(".")[0] for name in code}
+    for name, digest in run.manifest.digests.items():
+        if name.startswith("package "):
+            yield f"the {name} {digest}"
+        elif name.startswith("code of ") and name.removeprefix("code of ") not in there:
+            yield f"the package {name.removeprefix('code of ')}"
+
+
 def _requirements(run: Analysis) -> str:
-    """The versions of the last session's packages, as pip takes them."""
-    packages = run.manifest.sessions[-1].packages
-    return "".join(f"{name}=={version}\n" for name, version in sorted(packages.items()))
+    """The versions of the last session's packages, as pip takes them; not the build, which an index may not have."""
+    packages = dict(run.manifest.sessions[-1].packages)
+    python = f"# Python {packages.pop('python')}\n" if "python" in packages else ""
+    lines = []
+    for name, version in sorted(packages.items()):
+        public, _, build = version.partition("+")
+        lines.append(f"{name}=={public}" + (f"  # the build was {version}" if build else "") + "\n")
+    return python + "".join(lines)
 
 
-def _readme(run: Analysis, file: str, overrides: tuple[str, ...]) -> str:
+def _readme(run: Analysis, file: str, has_code: bool, lacking: Sequence[str]) -> str:
     manifest, last = run.manifest, run.manifest.sessions[-1]
-    changed = "".join(f" {shlex.quote(assignment)}" for assignment in overrides)
     labels = "\n".join(filter(None, (manifest.label or "No stand-ins.", manifest.untuned)))
     verdict = f"{run.validity}" + "".join(f"\n- {reason}" for reason in run.reasons)
+    own = f" `{_CODE}/`: the code of its own schemes or model." if has_code else ""
+    python = f"PYTHONPATH={_CODE} " if has_code else ""
+    needed = f"\nNot in the archive, and needed to measure again: {'; '.join(lacking)}.\n" if lacking else ""
     return f"""# {manifest.scenario_value("title")}
 
 The run `{manifest.name}` of tofc-harness {last.harness_version}, {manifest.commits}.
@@ -172,15 +210,16 @@ Machines: {", ".join(manifest.machines)}. Verdict: {verdict}
 
 - `run/`: the rows, and `manifest.json` with where they come from. `figures/`: the figures, their data, the table.
 - `numbers.tex`: every number of the table as a LaTeX macro.
-- `scenarios/`: what was run. `requirements.txt`: the packages and their versions.
+- `scenarios/`: what was run. `requirements.txt`: the packages and their versions.{own}
 
-To read it again, to replay its rows, and to measure again (with the same version of the harness installed):
+To read it again, to replay its rows, and to measure again (in this folder, with the same version of the harness
+installed):
 
     harness show run
     harness plot run
-    harness replay run scenarios/{file}
-    harness run scenarios/{file}{changed}
-"""
+    {python}harness replay run scenarios/{file} --name replayed
+    {python}harness run scenarios/{file}
+{needed}"""
 
 
 def _archive(name: str, content: Mapping[str, bytes], time: dt.datetime) -> bytes:

@@ -71,7 +71,7 @@ def by_name(what: str, digested: Iterable[tuple[Path, str]]) -> dict[str, str]:
 
 def of_folder(folder: Path, pattern: str = "**/*") -> str:
     """The digest of all files of a folder that match ``pattern``, by relative name and content."""
-    return _of_files(folder, sorted(path for path in folder.glob(pattern) if path.is_file()))
+    return of_files(folder, sorted(path for path in folder.glob(pattern) if path.is_file()))
 
 
 def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
@@ -83,10 +83,11 @@ def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 def of_code() -> str:
     """The digest of this package's own Python files, those of the baselines among them."""
     root = Path(__file__).parents[2]
-    return _of_files(root, [path for top in ("harness", "baselines") for path in sorted((root / top).rglob("*.py"))])
+    return of_files(root, [path for top in ("harness", "baselines") for path in sorted((root / top).rglob("*.py"))])
 
 
-def _of_files(root: Path, paths: Iterable[Path]) -> str:
+def of_files(root: Path, paths: Iterable[Path]) -> str:
+    """The digest of some files under ``root``, by relative name and content, in this order."""
     total = hashlib.sha256()
     for path in paths:
         total.update(f"{path.relative_to(root).as_posix()} {of_file(path)}\n".encode())

@@ -74,6 +74,15 @@ def parquet(table: pa.Table, **how: object) -> bytes:
     return file.getvalue()
 
 
+def table_in(data: bytes) -> pa.Table:
+    """The table in the bytes of a Parquet file; pyarrow's exceptions for what is none.
+
+    It is read by this thread: one of Arrow's may hold the bytes a moment longer than the read lasts, and aborts the
+    process if that ends in between, whatever its exit status was to be.
+    """
+    return pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False)
+
+
 def remove_unfinished(folder: Path) -> None:
     """Removes what a killed process had not finished writing in ``folder``."""
     for leftover in folder.glob(f"{UNFINISHED}*"):

@@ -1,9 +1,11 @@
 """One process writes a run at a time.
 
 The kernel holds the lock (flock), so it is released when its process ends in any way; the file's text only tells others
-who holds it.
+who holds it, and which point and sample that process is at. Where a process ended without releasing it, the file stays
+and says where that was.
 """
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -12,9 +14,14 @@ from typing import Self
 from harness.errors import ResultsError
 from harness.files import why
 
+_TEXT_BYTES = 512
+
 
 class Lock:
-    """The lock of a run's folder, a hidden file beside it; ResultsError, naming the holder, if it is taken."""
+    """The lock of a run's folder, a hidden file beside it; ResultsError, naming the holder, if it is taken.
+
+    ``left_at`` is where the process was that held it last and did not release it; empty if it did, or was nowhere.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder.with_name(f".{folder.name}.lock")
@@ -26,10 +33,12 @@ class Lock:
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                holder = os.pread(self._descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+                holder, place = self._read()
                 os.close(self._descriptor)
+                at = f" and is at {place}" if place else ""
                 raise ResultsError(
-                    f"{folder}: process {holder} is writing this run; wait for it to end, or run under another name"
+                    f"{folder}: process {holder or 'unknown'} is writing this run{at}; wait for it to end, or run "
+                    "under another name"
                 ) from None
             except OSError as error:
                 os.close(self._descriptor)
@@ -41,8 +50,22 @@ class Lock:
                 break
             # Its holder removed the file between the two calls above: this lock is on a file that no longer has a name.
             os.close(self._descriptor)
+        _, self.left_at = self._read()
         os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        self.tell("")
+
+    def tell(self, place: str) -> None:
+        """Writes where the process is that holds the lock: one write of a fixed length, which waits for no disk."""
+        text = f"{os.getpid()}\n{place}".encode(errors="backslashreplace")[:_TEXT_BYTES]
+        # The text only helps people: a disk that is full ends the run where rows are lost.
+        with contextlib.suppress(OSError):
+            os.pwrite(self._descriptor, text.ljust(_TEXT_BYTES), 0)
+
+    def _read(self) -> tuple[str, str]:
+        """The process that holds or held the lock, and where it is or was."""
+        text = os.pread(self._descriptor, _TEXT_BYTES, 0).decode(errors="replace")
+        holder, _, place = text.partition("\n")
+        return holder.strip(), place.strip()
 
     def _is_current(self) -> bool:
         try:

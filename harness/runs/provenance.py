@@ -447,7 +447,7 @@ def read(path: Path) -> Manifest:
     if type(version) is int and version != SCHEMA_VERSION:
         raise ResultsError(
             f"{path}: schema_version is {version} and this harness reads {SCHEMA_VERSION}; "
-            "read it with the harness version it was written by, or run the scenario again"
+            "read it with the harness version it was written by, or run the scenario again with --fresh"
         )
     seal = data.pop(_SEAL, None)
     try:
@@ -457,7 +457,7 @@ def read(path: Path) -> Manifest:
     if seal != (found := of_data(manifest.model_dump(mode="json"))):
         raise ResultsError(
             f"{path}: was edited after the run wrote it (its seal is {seal}, its content's {found}); a manifest is "
-            "evidence: run the scenario again instead"
+            "evidence: run the scenario again instead, with --fresh"
         )
     return manifest
 

@@ -14,14 +14,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from harness.channel.channel import unreadable_files
 from harness.errors import ResultsError, ScenarioError
 from harness.replay import Profile, sweep
 from harness.replay.sweep import server_stages
-from harness.runs import tables
+from harness.runs import disk, tables
 from harness.runs.digests import of_file, of_links
 from harness.runs.provenance import Manifest
 from harness.scenario.load import as_given, as_written, hash_of, replay_from_given, scenario_hash
@@ -110,7 +109,7 @@ def recorded(folder: Path, manifest: Manifest) -> pa.Table | None:
     path = folder / f"{REPLAYED}.parquet"
     if (found := of_file(path)) != (digest := manifest.tables[REPLAYED]):
         raise ResultsError(f"{path}: is damaged or was edited: its digest is {found}, and the run wrote {digest}")
-    return pq.read_table(path, partitioning=None)
+    return disk.table_in(path.read_bytes())
 
 
 def first_difference(was: pa.Table, now: pa.Table) -> tuple[int, int, str]:

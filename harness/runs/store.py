@@ -38,6 +38,10 @@ _PARTS, _UNITS = "parts", "units.json"
 _SHOWN_UNITS = 3
 _EACH = f"*/{MANIFEST}"
 _MOST_HELD = 8
+_CHOOSE = "choose another name with --name, or measure everything again with --fresh"
+_DERIVED = (
+    "holds a run whose rows 'harness replay', 'harness join' or an estimate made, and nothing was measured into it"
+)
 
 MEASURED: tuple[Kind, ...] = ("stages", "paced", "links", "outcomes", "energy", "resources")
 """The tables whose rows say which unit they come from; requests are replayed from these."""
@@ -128,6 +132,35 @@ class Run:
         _refuse_foreign(folder)
         if not folder.exists():
             disk.check_folder(folder)
+
+    @staticmethod
+    def refuse_derived(folder: Path) -> None:
+        """Raises ResultsError for a run that 'replay', 'join' or an estimate made: no measurement completes it."""
+        if _is_derived(folder, provenance.read(folder / MANIFEST)):
+            raise ResultsError(f"{folder}: {_DERIVED}; {_CHOOSE}")
+
+    @staticmethod
+    def refuse_measured(folder: Path) -> None:
+        """Raises ResultsError for a folder with measured rows, or a complete run; called before one is replaced."""
+        if not (folder / MANIFEST).exists():
+            return
+        choose = "choose another --name, or replace it with --fresh"
+        manifest = provenance.read(folder / MANIFEST)
+        if manifest.status == "complete":
+            raise ResultsError(f"{folder}: holds a complete run; {choose}")
+        measured = [facts for facts in _facts_of(folder).values() if facts["tables"].keys() & set(MEASURED)]
+        if measured and not _is_derived(folder, manifest):
+            n = sum(len(facts["units"]) for facts in measured)
+            raise ResultsError(f"{folder}: holds an unfinished run, of which {n} units are measured; {choose}")
+
+    @property
+    def left_at(self) -> str:
+        """Where the last process was that worked on the run and was ended there; empty if it ended by itself."""
+        return self._lock.left_at
+
+    def tell(self, place: str) -> None:
+        """Tells other processes, and a later one, where this process is."""
+        self._lock.tell(place)
 
     @property
     def start(self) -> int:
@@ -383,11 +416,13 @@ def _refuse_foreign(folder: Path) -> None:
 def _resume(folder: Path, new: Manifest) -> Manifest:
     """The manifest of the run in ``folder``, continued by this process."""
     old = provenance.read(folder / MANIFEST)
-    choose = "choose another name with --name, or measure everything again with --fresh"
+    choose = _CHOOSE
     if (was := old.scenario.get("name")) != (now := new.scenario.get("name")):
         raise ResultsError(f"{folder}: holds a run of the scenario {was!r}, and this one is {now!r}; {choose}")
     if old.half != new.half:
         raise ResultsError(f"{folder}: holds {_halves(old.half)}, and this is {_halves(new.half)}; {choose}")
+    if _is_derived(folder, old):
+        raise ResultsError(f"{folder}: {_DERIVED}; {choose}")
     if differs := provenance.software_changes(old, new):
         raise ResultsError(
             f"{folder}: its rows were measured with other software, and rows of two versions are not mixed: "
@@ -397,6 +432,29 @@ def _resume(folder: Path, new: Manifest) -> Manifest:
         _reopen(folder, old)
     samples = {name: digest for name, digest in old.tables.items() if name == "samples"}
     return new.model_copy(update={"sessions": (*old.sessions, *new.sessions), "tables": samples})
+
+
+def _is_derived(folder: Path, manifest: Manifest) -> bool:
+    """Whether the rows of a run were made of others' or estimated: what is measured answers and times in two units."""
+    if manifest.status == "complete":
+        held = {folder: manifest.tables}
+    else:
+        held = {part: facts["tables"] for part, facts in _facts_of(folder).items()}
+    for place, digests in held.items():
+        if {"stages", "outcomes"} <= digests.keys():
+            stages, outcomes = (
+                set(pc.unique(tables.read(kind, place / f"{kind}.parquet", digests[kind])["unit"]).to_pylist())
+                for kind in ("stages", "outcomes")
+            )
+            if stages & outcomes:
+                return True
+    return False
+
+
+def _facts_of(folder: Path) -> dict[Path, Facts]:
+    """What each part of an unfinished run holds."""
+    parts = (folder / _PARTS).iterdir() if (folder / _PARTS).is_dir() else ()
+    return {part: _read_facts(part) for part in sorted(parts) if not part.name.startswith(files.UNFINISHED)}
 
 
 def _reopen(folder: Path, manifest: Manifest) -> None:

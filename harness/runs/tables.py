@@ -8,7 +8,6 @@ from typing import Literal, TypeAlias
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from harness.errors import ResultsError
 from harness.files import why
@@ -26,6 +25,7 @@ from harness.records import (
     schema,
     to_table,
 )
+from harness.runs import disk
 from harness.runs.digests import of_bytes
 
 Kind = Literal["samples", "stages", "paced", "links", "outcomes", "energy", "resources", "requests"]
@@ -92,7 +92,7 @@ def read(kind: Kind, path: Path, digest: str | None = None) -> pa.Table:
     if digest is not None and (found := of_bytes(data)) != digest:
         raise ResultsError(f"{path}: is damaged or was edited: its digest is {found}, and the run wrote {digest}")
     try:
-        table = pq.read_table(pa.BufferReader(data), partitioning=None)
+        table = disk.table_in(data)
     except (pa.ArrowException, OSError) as error:
         raise ResultsError(f"{path}: is damaged, or is not Parquet: {str(error).splitlines()[0]}") from None
     return check(kind, table, str(path))

@@ -140,6 +140,16 @@ def test_elsewhere_a_limit_on_mean_bytes_is_the_one_asked_for(
     assert checks["bytes"].fails == fails
 
 
+@pytest.mark.parametrize("swapped", [False, True], ids=["candidate", "reference"])
+def test_a_run_that_was_begun_elsewhere_is_counted(run: Record, swapped: bool) -> None:
+    """Its answers may be of the first machine, though the last is the other run's."""
+    (here,), (there,) = run.manifest.sessions, elsewhere(run, processor="b").manifest.sessions
+    moved = dataclasses.replace(run, manifest=run.manifest.model_copy(update={"sessions": (there, here)}))
+    found, checks = compare(moved, run) if swapped else compare(run, moved)
+    assert found.basis == (("processor None, reference's b",) if swapped else ("processor b, reference's None",))
+    assert checks["answers"].status == "counted"
+
+
 @pytest.mark.slow
 def test_elsewhere_lost_answers_and_moved_bytes_fail(run: Record) -> None:
     """Of one point 30 right answers lost and none won, or 3 % more bytes: no rounding does that."""

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,8 +19,9 @@ from rich.table import Table
 from harness import apart, record, study
 from harness.channel import recording
 from harness.cli import guarded
+from harness.cli.app import Interrupted
 from harness.cli.display import Display, terminal
-from harness.errors import CheckpointError
+from harness.errors import CheckpointError, placed
 from tests.made_up_run import make
 
 ROOT = Path(__file__).parents[2]
@@ -59,6 +61,27 @@ def test_without_a_terminal_a_line_a_minute_says_how_long_is_left(
         display.advance()
     lines = capsys.readouterr().out.splitlines()
     assert lines[1:] == ["answers: 3 steps left, about 2 min 30 s", "answers: 1 steps left, about 1 min 40 s"]
+
+
+@pytest.mark.slow
+def test_where_no_step_is_done_a_line_says_for_how_long_and_where(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At intervals that double, until the phase is done; a scheme's code may hang."""
+    monkeypatch.setattr("harness.cli.display._LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("harness.cli.display._STILL_S", 0.2)
+    with Display(terminal(width=200)) as display:
+        display.phase("answers", total=1, done=0)
+        with placed("mine at levels=8", "[lte]"):
+            time.sleep(1.0)
+        display.advance()
+        time.sleep(0.5)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "no step" in line] == lines[1:]
+    assert 1 <= len(lines[1:]) <= 3
+    assert all(
+        re.fullmatch(r"answers: no step for .+, at mine at levels=8, sample \[lte\]", line) for line in lines[1:]
+    )
 
 
 @pytest.mark.slow
@@ -312,6 +335,7 @@ def test_a_name_that_no_file_system_has_is_a_sentence(harness: Run, command: str
     [
         (CheckpointError("a.safetensors: is no checkpoint"), 2, "tool: a.safetensors: is no checkpoint\n"),
         (KeyboardInterrupt(), 130, "tool: interrupted; repeat the command to resume\n"),
+        (Interrupted("mine, sample 3"), 130, "tool: interrupted at mine, sample 3; repeat the command to resume\n"),
         (None, 0, ""),
     ],
 )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,68 @@ def test_an_update_is_made_once_and_explained_once(
     assert harness(*command)[0] == 0
     assert len((tmp_path / "kept" / HISTORY).read_text().splitlines()) == 1
     assert (tmp_path / "kept" / "smoke" / "manifest.json").stat().st_ino == before
+
+
+@pytest.mark.slow
+def test_an_update_replaces_what_this_harness_cannot_read(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Manifests of an older schema, where a reference is and where runs are made, and a damaged table.
+
+    Why the new run is INVALID is printed.
+    """
+    scenarios = tmp_path / "scenarios"
+    scenarios.mkdir()
+    shutil.copy(Path(__file__).parents[2] / "scenarios" / "smoke.yaml", scenarios)
+    given, fresh_starts = as_given(load(scenarios / "smoke.yaml")), []
+
+    def ran(_: object, folder: Path, *, fresh: bool, **how: object) -> None:
+        fresh_starts.append(fresh)
+        if fresh or not folder.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            make(folder, name="smoke", replay=given["replay"], reasons=("throttled: GPU at 95 C",))
+
+    monkeypatch.setattr("harness.study.run", ran)
+    monkeypatch.setattr("harness.runs.provenance.checkout", lambda _: ("c" * 40, False))
+    monkeypatch.setattr("harness.runs.provenance.uncommitted", lambda *_: [])
+    monkeypatch.setattr("harness.runs.provenance.software_changes", lambda *_: [])
+    command = ("reference", "update", "--reason", "why", "--folder", "kept", "--work", "work")
+    made = "kept/smoke: made\nINVALID: throttled: GPU at 95 C\n"
+    assert harness(*command, "scenarios/smoke.yaml")[1].endswith(made)
+    for folder in ("kept", "work"):
+        manifest = tmp_path / folder / "smoke" / "manifest.json"
+        manifest.write_text(manifest.read_text().replace('"schema_version": ', '"schema_version": 9'))
+    assert harness(*command)[1].endswith(made)
+    (tmp_path / "kept" / "smoke" / "stages.parquet").write_bytes(b"")
+    assert harness(*command)[1].endswith(made)
+    assert harness(*command)[1].endswith(made.replace("made", "is up to date"))
+    assert fresh_starts == [False, True, False, False]
+
+
+def test_an_update_that_would_fail_at_its_end_is_refused_at_once(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """For a link outside the scenario's folder, a history that is none, and two scenarios of one name."""
+    monkeypatch.setattr("harness.study.run", lambda *_, **__: pytest.fail("nothing is run"))
+    monkeypatch.setattr("harness.runs.provenance.checkout", lambda _: ("c" * 40, False))
+    monkeypatch.setattr("harness.runs.provenance.uncommitted", lambda *_: [])
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "kept").mkdir()
+    smoke = (Path(__file__).parents[2] / "scenarios" / "smoke.yaml").read_text()
+    command = ("reference", "update", "--reason", "why", "--folder", "kept", "--work", "work", "mine/a.yaml")
+    (tmp_path / "mine" / "a.yaml").write_text(
+        smoke.replace("kind: constant, rate: 25 KB/s", "kind: trace, path: ../l.csv")
+    )
+    status, _, error = harness(*command)
+    assert (status, "l.csv: is outside mine, and a reference run has its links beside it" in error) == (2, True)
+    (tmp_path / "mine" / "a.yaml").write_text(smoke)
+    (tmp_path / "mine" / "b.yaml").write_text(smoke)
+    status, _, error = harness(*command, "mine/b.yaml")
+    assert (status, "mine/a.yaml and mine/b.yaml: have one name, smoke, and would have one" in error) == (2, True)
+    (tmp_path / "kept" / HISTORY).write_text("{}\n")
+    status, _, error = harness(*command)
+    assert (status, f"{HISTORY}, line 1: is not an update" in error) == (2, True)
+    assert not (tmp_path / "work").exists()
 
 
 @pytest.mark.slow

@@ -3,12 +3,16 @@
 import dataclasses
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
+from harness.channel.recording import RateRecording, save
 from harness.errors import ResultsError
 from harness.runs.provenance import Manifest
 from harness.runs.store import MEASURED, Run, Unit
@@ -226,3 +230,28 @@ def test_reasons_make_a_run_invalid(tmp_path: Path, manifest: Made) -> None:
         ("too few questions",),
     )
     assert json.loads((folder / "manifest.json").read_text())["reasons"] == ["too few questions"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists the threads of a process")
+def test_reading_a_run_starts_no_thread(tmp_path: Path, manifest: Made, study_units: list[Work]) -> None:
+    """One of Arrow's that still holds the bytes when the process ends aborts it; a recorded link is read likewise."""
+    work(tmp_path / "run", manifest(), study_units)
+    link = RateRecording(at_s=np.array([0.0, 5.0]), rate_bps=np.array([1e6]), source="made up")
+    save(link, tmp_path / "link.parquet")
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from harness.channel.recording import load\n"
+        "from harness.runs.store import Run\n"
+        "def threads():\n"
+        "    tasks = Path('/proc/self/task')\n"
+        "    names = [(tasks / task / 'comm').read_text().strip() for task in os.listdir(tasks)]\n"
+        "    return len([name for name in names if not name.startswith('jemalloc')])  # The allocator's frees memory.\n"
+        "before = threads()\n"
+        "Run.read(Path(sys.argv[1]) / 'run')\n"
+        "load(Path(sys.argv[1]) / 'link.parquet')\n"
+        "print(threads() - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"

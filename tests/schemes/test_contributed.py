@@ -19,13 +19,14 @@ from harness.models.contract import Answer, Untimed
 from harness.models.onevision import load
 from harness.profiling.clock import StageClock
 from harness.profiling.telemetry import Telemetry
+from harness.runs.digests import changed
 from harness.runs.store import Run
 from harness.scenario.load import load as scenario_of
 from harness.scenario.model import Measure
 from harness.schemes.contract import Payload
 from harness.schemes.envelope import pack, receive
 from harness.schemes.fake import Fake, FakeModels, FakePoint
-from harness.stock import missing
+from harness.stock import missing, take_stock
 from tests.one_request import sent_bytes
 from tests.silent import Silent
 
@@ -129,7 +130,7 @@ def own(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setitem(catalog.SCHEMES, "fake", "harness.schemes.fake:Fake")
     yield tmp_path
-    for module in ("own_scheme", "own_model", "own_mistakes"):
+    for module in ("own_scheme", "own_model", "own_mistakes", "own_names", "own_table"):
         sys.modules.pop(module, None)
 
 
@@ -150,6 +151,22 @@ def test_schemes_and_models_from_outside_the_package_are_run(own) -> None:
     assert set(run.outcomes["point"].to_pylist()) >= {"bits=9", "-"}
     assert (run.manifest.benchmarks, run.manifest.stand_ins) == (("shop.csv",), {})
     assert {"code of own_scheme", "code of own_model", "language of own_model:backbone"} <= run.manifest.digests.keys()
+
+
+def test_rows_depend_on_what_the_module_imports(own) -> None:
+    """Also where it only renames a class of the harness, as a scheme's module or a model's may do."""
+    (own / "own_table.py").write_text("STEP = 1\n")
+    (own / "own_names.py").write_text("import own_table\nfrom harness.schemes.fake import Fake as Renamed\n")
+    file = own / "own.yaml"
+    file.write_text(file.read_text().replace("scheme: fake,", "scheme: own_names:Renamed, name: fake,"))
+    stocks = []
+    for text in ("STEP = 1\n", "STEP = 2\n"):
+        (own / "own_table.py").write_text(text)
+        stocks.append(take_stock(scenario_of(file)))
+    before, after = (stock.depends["fake", "levels=8"] for stock in stocks)
+    assert changed(before, after) == ["code of own_table"]
+    assert {"code of own_names", "code of own_model"} <= before.keys()
+    assert stocks[0].depends["mean", "bits=9"] == stocks[1].depends["mean", "bits=9"]
 
 
 @pytest.mark.parametrize(
