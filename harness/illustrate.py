@@ -215,7 +215,7 @@ def _cases(key: PointKey, half: Any, run: Analysis, stock: Stock, models: Models
     wrong: list[_Asked] = []
     right: list[_Asked] = []
     looked_at = 0
-    server = jpeg.server_half(models, jpeg.Point(quality=50, **_merging(half)))
+    server = jpeg.server_half(models, jpeg.Point(quality=50, **_reduction(half)))
     seen = set[str]()
     for sample_id in both:
         sample = stock.samples[places[sample_id]]
@@ -261,7 +261,7 @@ def _cases(key: PointKey, half: Any, run: Analysis, stock: Stock, models: Models
     return Cases(pipeline=key[0], point=key[1], rule=rule, cases=tuple(cases)), files
 
 
-def _merging(half: Any) -> dict[str, Any]:
+def _reduction(half: Any) -> dict[str, Any]:
     """How a half's features are merged, for JPEG's to be merged alike."""
     return {"merge_to": half.point.merge_to, "n_c": half.point.n_c, "neighbours": half.reducer.neighbours}
 

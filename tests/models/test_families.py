@@ -91,7 +91,7 @@ def test_areas_are_drawn_where_the_patch_is_the_padded_picture(models):
     codec = TofcCodec(CodecConfig(dim=vision.feature_dim, n_experts=1, hidden=(16,)))
     point = TofcPoint(codec="untrained", n_c=3, neighbours=4)
     device = FeatureDevice(Tofc.kind, vision, Merging(point.neighbours), codec, point)
-    assert JpegPoint(quality=50, **illustrate._merging(device)).neighbours == 4
+    assert JpegPoint(quality=50, **illustrate._reduction(device)).neighbours == 4
     labels = illustrate._labels(device, shown(90, 40).images()[0])
     assert {len(labels), *map(len, labels)} == (
         {0} if models.vision().preprocess(shown(90, 40).images()[0]).layout.stretched else {4}
