@@ -55,6 +55,7 @@ def cells_of_scores() -> Iterator[Cell]:
     for benchmark, shapes in {
         "StreetsQA": ((6, 1), (10, 1), (40, 1), (160, 1), (10, 4), (40, 4)),
         "GlimpseQA": ((10, 2), (40, 2), (160, 2)),
+        "MME": ((300, 2), (1057, 2)),
     }.items():
         for shape in shapes:
             study, lines = (
@@ -75,7 +76,7 @@ def _study_of_score(benchmark: str, shape: tuple[int, int], number: int, counts:
 
 
 def _lines_of_score(benchmark: str, shape: tuple[int, int], counts: Counts, _studies: int) -> Iterable[str]:
-    metric = "accuracy" if benchmark == "StreetsQA" else "pairs"
+    metric = {"StreetsQA": "accuracy", "GlimpseQA": "pairs", "MME": "pairs, sum over MME's subtasks"}[benchmark]
     for name in list(_OF_SCORE)[1:]:
         yield line(f"score: {metric} {name}, {shape[0]} pictures x {shape[1]}", "95 %", counts[name], note="discrete")
 

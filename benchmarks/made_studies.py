@@ -340,13 +340,31 @@ _SHARED = 0.3
 """The correlation of what makes questions about one picture hard."""
 
 
+MME_PICTURES = {
+    "existence": 30, "count": 30, "position": 30, "color": 30, "posters": 147, "celebrity": 170, "scene": 200,
+    "landmark": 200, "artwork": 200, "OCR": 20,
+}  # fmt: skip
+"""The pictures of each subtask of MME's perception, with two questions each (Fu et al., arXiv:2306.13394)."""
+_IN_PAIRS = ("GlimpseQA", "MME")
+
+
 def true_score(benchmark: str, scheme: Scheme) -> float:
-    """What a scheme scores in the long run: the accuracy, or of GlimpseQA that and the share of pairs, in percent."""
-    if benchmark != "GlimpseQA":
+    """What a scheme scores in the long run: the accuracy, or of pairs that and their share, in percent.
+
+    MME's is the sum over its subtasks, which are equally hard here.
+    """
+    if benchmark not in _IN_PAIRS:
         return 100 * scheme.chance
     at, correlation = float(scipy.special.ndtri(scheme.chance)), scheme.alike**2 * _SHARED
     both = scipy.stats.multivariate_normal([0, 0], [[1, correlation], [correlation, 1]]).cdf([at, at])
-    return 100 * (scheme.chance + float(both))
+    return 100 * (scheme.chance + float(both)) * (len(MME_PICTURES) if benchmark == "MME" else 1)
+
+
+def _subtasks(n: int) -> NDArray[np.str_]:
+    """The subtasks of so many of MME's pictures, in its proportions."""
+    ends = np.cumsum(list(MME_PICTURES.values()))
+    index_N = np.searchsorted(ends, (np.arange(n) + 0.5) * ends[-1] / n)
+    return np.array(list(MME_PICTURES), dtype=np.str_)[index_N]
 
 
 def answered(rng: np.random.Generator, asked: Mapping[str, tuple[int, int]], schemes: Mapping[str, Scheme]) -> Scores:
@@ -356,14 +374,15 @@ def answered(rng: np.random.Generator, asked: Mapping[str, tuple[int, int]], sch
     for benchmark, shape in asked.items():
         hard = math.sqrt(_SHARED) * rng.normal(size=(shape[0], 1)) + math.sqrt(1 - _SHARED) * rng.normal(size=shape)
         n = shape[0] * shape[1]
+        category = np.repeat(_subtasks(shape[0]), shape[1]) if benchmark == "MME" else np.full(n, "all")
         names = pa.array([f"{benchmark} {place:05}" for place in range(n)])
         picture = pa.array([f"{benchmark} p{place:05}" for place in range(shape[0])]).take(
             pa.array(np.repeat(np.arange(shape[0]), shape[1]))
         )
         samples.append(
             _table(
-                SampleRow, sample=names, id=names, group=picture if benchmark == "GlimpseQA" else names,
-                picture=picture, patches=2, benchmark=benchmark, pictures=1, category="all", width_px=640,
+                SampleRow, sample=names, id=names, group=picture if benchmark in _IN_PAIRS else names,
+                picture=picture, patches=2, benchmark=benchmark, pictures=1, category=pa.array(category), width_px=640,
                 height_px=480, file_bytes=88_000, text_bytes=TEXT_BYTES,
             )
         )  # fmt: skip

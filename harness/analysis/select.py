@@ -272,6 +272,7 @@ def _interval(scores: Scores, key: PointKey) -> tuple[float, float]:
     own_C, confidence = scores.contributions(key), scores.equality.confidence
     if not scores.normalised:
         top, most = scores.score_max, len(scores.points[key])
+        own_C = scores.parts[0].spread(own_C)
         found = percentiles.share(own_C[:, None] / top, at_most=most, confidence=confidence).estimate
         return top * found.low, top * found.high
     if key == scores.reference:
@@ -312,6 +313,22 @@ class _Part:
         """The same under each resample, (B,)."""
         weights_BG = _resampled_weights(self.cluster_G, self.n_resamples, self.seed)
         return self.metric.resampled(self.category, self.group, correct[self.mine], weights_BG)
+
+    def spread(self, part_C: Floats) -> Floats:
+        """The clusters' parts of a score with their scatter as it is around the true means of the metric's subtasks.
+
+        Around the means of the n_h clusters of a subtask it is smaller by (n_h - 1) / n_h, and around a single mean of
+        all C by (C - 1) / C, which is made up for wherever a variance is taken.
+        """
+        if not self.metric.groups_within_category:
+            return part_C
+        _, first = np.unique(self.cluster_G, return_index=True)
+        _, place_G = np.unique(self.group, return_index=True)
+        _, of_C, n_H = np.unique(self.category[place_G][first], return_inverse=True, return_counts=True)
+        n_C, n = n_H[of_C], part_C.size
+        # A subtask with a single cluster has no scatter to enlarge.
+        larger_C = np.sqrt(n_C / np.maximum(n_C - 1, 1) * (n - 1) / n)
+        return np.asarray(part_C.mean() + larger_C * (part_C - part_C.mean()))
 
     def contributions(self, correct: NDArray[np.bool_]) -> Floats:
         """Each cluster's part of the score."""

@@ -74,10 +74,16 @@ def test_a_run_that_stops_when_precise_prints_the_interval_that_it_looked_at() -
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "asked", [{"StreetsQA": (10, 1)}, {"GlimpseQA": (40, 2)}, {"StreetsQA": (40, 3), "GlimpseQA": (40, 2)}]
+    "asked",
+    [
+        {"StreetsQA": (10, 1)},
+        {"GlimpseQA": (40, 2)},
+        {"MME": (300, 2)},
+        {"StreetsQA": (40, 3), "GlimpseQA": (40, 2)},
+    ],
 )
 def test_intervals_of_scores_hold_the_truth(asked: dict[str, tuple[int, int]]) -> None:
-    """Of 30 studies 27 or more do, of few pictures, of pairs, and of the average of two benchmarks."""
+    """Of 30 studies 27 or more do, of few pictures, of pairs, of subtasks, and of the average of two benchmarks."""
     rng = np.random.default_rng([4, *sum(asked.values(), ())])
     schemes = {"reference": Scheme(chance=0.8), "high": Scheme(chance=0.78, alike=0.97), "low": Scheme(chance=0.6)}
     tallies = {name: Tally() for name in ("high", "low")}

@@ -353,3 +353,16 @@ def test_several_benchmarks_that_cannot_be_averaged() -> None:
         Scores(table, asked, equality, STREETS)
     with pytest.raises(ResultsError, match="no question of MMStar was answered"):
         Scores(table, asked, equality, [*names, "MMStar"])
+
+
+def test_the_scatter_of_a_sum_over_subtasks_is_around_each_ones_mean() -> None:
+    """Of one question a picture 200 (p_1 + p_2), whose variance is 200^2 sum_h p_h (1 - p_h) / (n_h - 1), unbiased."""
+    n_H, right_H = (4, 25), (1, 20)
+    right = np.concatenate([np.arange(n) < k for n, k in zip(n_H, right_H, strict=True)])
+    table = outcomes({("all", "-"): right})
+    asked = questions(table, benchmark=["GlimpseQA"] * 29, category=["few"] * 4 + ["many"] * 25)
+    scores = Scores(table, asked, EQUALITY, ["GlimpseQA"])
+    part_C = scores.parts[0].spread(scores.contributions(("all", "-")))
+    expected = sum(200**2 * (k / n) * (1 - k / n) / (n - 1) for n, k in zip(n_H, right_H, strict=True))
+    assert part_C.mean() == pytest.approx(200 * (1 / 4 + 20 / 25))
+    assert part_C.var(ddof=1) / 29 == pytest.approx(expected, rel=1e-4)

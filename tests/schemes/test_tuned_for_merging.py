@@ -243,9 +243,9 @@ def test_an_adapter_of_another_model_is_refused(
     with pytest.raises(CheckpointError, match=r"training: was trained with weights 0{16} of the language of mini-"):
         Jpeg.server_half(models, chosen)
     manifest.write_text(json.dumps({"backbone": "mini-llava15", "fingerprints": prints}))
-    with pytest.raises(CheckpointError, match="training: is of 'mini-llava15', and mini-onevision needs one"):
+    with pytest.raises(CheckpointError, match="training: was trained for 'mini-llava15', and mini-onevision needs a"):
         Jpeg.server_half(models, chosen)
-    with pytest.raises(CheckpointError, match="training: is of 'mini-llava15', and mini-onevision needs one"):
+    with pytest.raises(CheckpointError, match="training: was trained for 'mini-llava15', and mini-onevision needs a"):
         Jpeg.files("mini-onevision", chosen)
     other = load(NAME, weights=save(make_backbone(width=48), tmp_path / "wide"))
     with pytest.raises(CheckpointError, match="it was trained with another model"):
