@@ -55,7 +55,7 @@ def test_one_number_of_users_stands_for_a_list() -> None:
         ({"uplinks": [{"kind": "trace", "path": ""}]}, "at least 1 character"),
         ({"uplinks": [{"kind": "trace", "path": "a", "at_end": "stop", "start": "random"}]}, "start: beginning"),
         ({"uplinks": [{**LINK, "wire": {"slow_start": True, "burst": "3 KB"}}]}, "not modelled together"),
-        ({"uplinks": [{**LINK, "wire": {"burst": "3 KB"}}], "sharing": "processor"}, "combined with slow_start or burst"),
+        ({"uplinks": [{**LINK, "wire": {"burst": "3 KB"}}], "sharing": "processor"}, "with slow_start or burst"),
         ({"uplinks": [LINK], "users": 0}, "greater than or equal to 1"),
         ({"uplinks": [LINK], "users": [2, 2]}, "twice"),
         ({"uplinks": [LINK], "users": True}, "valid integer"),
