@@ -363,8 +363,8 @@ def true_score(benchmark: str, scheme: Scheme) -> float:
 def _subtasks(n: int) -> NDArray[np.str_]:
     """The subtasks of so many of MME's pictures, in its proportions."""
     ends = np.cumsum(list(MME_PICTURES.values()))
-    index_N = np.searchsorted(ends, (np.arange(n) + 0.5) * ends[-1] / n)
-    return np.array(list(MME_PICTURES), dtype=np.str_)[index_N]
+    names_N: NDArray[np.str_] = np.array(list(MME_PICTURES))[np.searchsorted(ends, (np.arange(n) + 0.5) * ends[-1] / n)]
+    return names_N
 
 
 def answered(rng: np.random.Generator, asked: Mapping[str, tuple[int, int]], schemes: Mapping[str, Scheme]) -> Scores:
