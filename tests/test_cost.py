@@ -65,6 +65,7 @@ def test_half_a_request_gives_no_rate(tmp_path: Path, monkeypatch: pytest.Monkey
     assert cost._stages(tmp_path)["pipeline"].tolist() == ["alone"]
 
 
+@pytest.mark.slow
 def test_a_cost_is_the_sum_over_the_remaining_work(
     stock: Stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

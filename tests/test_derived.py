@@ -100,6 +100,7 @@ def _times() -> RecordedTimes:
     return RecordedTimes(where=Path("a.csv"), digest="", machine="m", source="recorded", requests=requests)
 
 
+@pytest.mark.slow
 def test_measured_rows_are_not_replaced_by_a_replay(made_up: Analysis, tmp_path: Path) -> None:
     """An unfinished run, and one that is complete, are there as before; a replay's own unfinished attempt is redone."""
     (tmp_path / "other.yaml").write_text(OTHER)
@@ -120,6 +121,7 @@ def test_measured_rows_are_not_replaced_by_a_replay(made_up: Analysis, tmp_path:
     assert Run.read(tmp_path / "again").requests == Run.read(folder).requests
 
 
+@pytest.mark.slow
 def test_nothing_is_measured_into_a_run_of_other_rows(made_up: Analysis, tmp_path: Path) -> None:
     """A replay is not taken for a measurement of its scenario, neither complete nor unfinished."""
     folder = tmp_path / "other"
@@ -131,6 +133,7 @@ def test_nothing_is_measured_into_a_run_of_other_rows(made_up: Analysis, tmp_pat
             refuses()
 
 
+@pytest.mark.slow
 def test_a_run_does_not_take_the_place_of_what_it_is_made_of(tmp_path: Path) -> None:
     """Not even with ``--fresh``: its rows would no longer be called measured."""
     (tmp_path / "other.yaml").write_text(OTHER)

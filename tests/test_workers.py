@@ -42,6 +42,7 @@ def test_every_task_is_done_once_and_what_the_work_holds_is_inherited(workers: i
     assert len(processes) <= workers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_error_in_a_task_is_raised_to_the_caller(workers: int) -> None:
     """With its type and text."""
@@ -120,6 +121,7 @@ def _killed_at(tasks: set[int], folder: Path, n: int) -> int:
     return n * n
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
 def test_four_workers_of_which_two_are_killed_do_what_one_does(tmp_path: Path) -> None:
     """SIGKILL while they have a task: another does it, and a new process replaces the killed one."""

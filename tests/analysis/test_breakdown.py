@@ -73,6 +73,7 @@ def test_the_closing_table_says_what_was_averaged(two: Analysis) -> None:
     assert "the mean of MMStar and StreetsQA, each over server_only's own score there" in words
 
 
+@pytest.mark.slow
 def test_each_benchmark_needs_its_questions(two: Analysis) -> None:
     """Too few pictures in one of several benchmarks make a run INVALID, and it is named."""
     (reason,) = reasons(two)

@@ -42,6 +42,7 @@ def test_scores_are_the_best_at_as_many_tokens(points: pd.DataFrame) -> None:
     assert scores.T["qformer"].isna().tolist() == [True, True, False]
 
 
+@pytest.mark.slow
 def test_the_first_to_answer_is_named_with_its_interval(made_up: Analysis) -> None:
     """At each uplink the smallest mean leads; every other scheme has a ratio of means, inside its interval."""
     first = made_up.first
@@ -69,6 +70,7 @@ def _over(run: Analysis, propagation_s: dict[float, float]) -> Analysis:
     return Analysis(dataclasses.replace(run.record, manifest=manifest))
 
 
+@pytest.mark.slow
 def test_crossings_are_looked_for_on_links_that_differ_in_their_rate_alone(made_up: Analysis) -> None:
     """A fast link that is far away tells nothing of where two schemes change places on near ones."""
     near = _over(made_up, {8e3: 0.0, 8e7: 0.0}).crossovers
@@ -76,6 +78,7 @@ def test_crossings_are_looked_for_on_links_that_differ_in_their_rate_alone(made_
     pd.testing.assert_frame_equal(_over(made_up, {8e3: 0.0, 8e7: 0.0, 8e9: 60.0}).crossovers, near)
 
 
+@pytest.mark.slow
 def test_a_crossing_leads_where_no_other_scheme_is_faster(made_up: Analysis) -> None:
     """By the closed form of a link with propagation, T = stages + p + 8 bytes / rate, at each crossing."""
     run = _over(made_up, dict.fromkeys((8e3, 8e5, 8e7), 0.3))
@@ -153,6 +156,7 @@ def test_ladders_of_an_equal_score_are_compared_in_bytes() -> None:
     assert comparison.bytes_sentence(pairs.iloc[:0], 0.92, "server_only") == ""
 
 
+@pytest.mark.slow
 def test_questions_on_one_picture_compare_no_bytes(made_up: Analysis) -> None:
     """Every pair at equal score is refused for its one cluster, BD-score has no interval, the classic values remain."""
     samples = made_up.record.samples

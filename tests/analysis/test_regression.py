@@ -125,6 +125,7 @@ def test_on_another_processor_differences_are_counted(run: Record) -> None:
     assert checks["selection"].status == checks["scores"].status == "not comparable"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("percent", "tolerance", "fails"), [(0.2, 0.01, True), (0.8, 0.01, False), (None, 0.01, False),
                                                              (None, 0.002, True), (0.2, 0.1, True)])  # fmt: skip
 def test_elsewhere_a_limit_on_mean_bytes_is_the_one_asked_for(

@@ -110,6 +110,7 @@ def test_a_round_trip_is_added_once(tmp_path: Path) -> None:
             assert means[1].mean_s.value - means[0].mean_s.value == pytest.approx(expected_s, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_several_users_wait_as_in_an_m_d_1_queue() -> None:
     """Eight users' requests at one server, rho = 0.6: W = rho D / (2 (1 - rho)), Pollaczek and Khinchine."""
     service_s, rho = 0.1, 0.6

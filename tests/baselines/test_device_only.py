@@ -64,6 +64,7 @@ def test_the_smaller_model_answers(server_model, sample) -> None:
     assert tuple(clock.seconds) == ("preprocess", "vision_encode", "project", "prefill", "generate")
 
 
+@pytest.mark.slow
 def test_it_may_merge_what_it_reads(server_model, sample) -> None:
     """With merge_to the device's own model has fewer tokens to read."""
     half = half_of(server_model, merge_to=0.044)

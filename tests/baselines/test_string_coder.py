@@ -67,6 +67,7 @@ def test_strings_are_compressais(compressai: ModuleType, pairs: list[tuple[int, 
     assert RansDecoder().decode_with_indexes(string, indexes, *TABLES) == symbols
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scales", [[0.11], [0.5, 64.0, 256.0]])
 def test_every_symbol_of_every_table(scales: list[float]) -> None:
     """From the first to the last, and the nearest that escape on both sides."""

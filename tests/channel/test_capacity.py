@@ -179,6 +179,7 @@ def test_gaps_are_outages_or_hold_the_rate_before() -> None:
     assert recording.channel(loop=True, gaps="hold").rate_bps.tolist() == [0, 1e6, 1e6, 2e6]
 
 
+@pytest.mark.slow
 def test_packets_carry_nothing_after_a_stop() -> None:
     """Without a loop the last chance is the last."""
     link = Packets(np.array([100, 200]), 1500, loop=False)

@@ -183,6 +183,7 @@ def _in_system(run: Analysis, **replay: Any) -> Analysis:
     return _as(run, scenario=scenario, scenario_hash=hash_of(scenario))
 
 
+@pytest.mark.slow
 def test_waiting_for_a_batch_is_no_part_of_the_links_share(full: Analysis) -> None:
     """A lone request waits out the window: T_link / T has it below the line, and not above."""
     batches = {"max_batch": 4, "window_s": 2.0, "marginal": 0.5, "together": ["prefill"]}
@@ -440,6 +441,7 @@ def test_a_number_of_one_study_is_divided_by_that_of_another(full: Analysis) -> 
     assert joined.estimate.high == pytest.approx(1 / joined.estimate.low) == pytest.approx(2 ** (2**0.5))
 
 
+@pytest.mark.slow
 def test_counts_of_the_architecture_need_no_run() -> None:
     """729 features of SigLIP; the trainable parameters are some 300 million, on layer sizes that are inferred."""
     paper = model.load()

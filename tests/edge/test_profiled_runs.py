@@ -131,6 +131,7 @@ def test_a_profile_that_fits_nothing_is_refused_at_its_line(
         load(scenario_with(fake_scenario, tmp_path, f"profile: [{entry}]\n"))
 
 
+@pytest.mark.slow
 def test_check_names_what_is_wrong_in_a_profile(profiled: Path, tmp_path: Path, harness) -> None:
     """With the file and the line, and nothing is run."""
     (tmp_path / "orin.csv").write_text(CSV.replace("1.5", "-1.5"))

@@ -133,6 +133,7 @@ def test_merged_features_take_the_place_of_all(tiny):
     torch.testing.assert_close(logits_of(tiny, [tokens_TH], question), wanted_TL, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("qk_norm", [False, True])
 def test_attention_is_that_of_the_eager_tower(qk_norm):
     """A square receives what the class token pays to its positions on average; the class token is no feature's size."""

@@ -67,6 +67,7 @@ def test_the_tokenizer_writes_anything_and_a_letter_in_one_token():
         assert len(tokenizer.encode(answer).ids) == 1
 
 
+@pytest.mark.slow
 def test_a_features_class_is_the_thing_that_it_covers():
     """A street with a single bus has features of that class where the bus is, and background elsewhere."""
     scene = Page(Street(width_px=384, height_px=288, bus="red"), "train", ("test", 1), ()).scene()

@@ -28,6 +28,7 @@ def test_latency_is_the_papers_sum(rows: list[tuple[int, float, float]], rate_kb
     np.testing.assert_allclose(part_s(requests, "server"), server_s, atol=1e-12 * expected.sum())
 
 
+@pytest.mark.slow
 def test_rows_name_their_system_and_channel() -> None:
     """The table has the schema of RequestRow; the replay names the system and the channel the uplink."""
     requests = replayed(drawn_profile(0), spec_of(uplink={"kind": "constant", "rate": "25 KB/s"}), seed=3)

@@ -78,6 +78,7 @@ def test_mg1_wait_at_the_server(service_s: np.ndarray) -> None:
     _within(profile, spec, "delivered_s", "server_begun_s", 0.0, float(expected_s))
 
 
+@pytest.mark.slow
 def test_each_timed_repeat_once_waits_as_independent_requests_do() -> None:
     """One user whose requests are the timed ones, each once: slow pictures, and their repeats, do not come together."""
     rho, service_s = 0.4, np.sort(np.tile(TWO_MOMENTS_S, 5))

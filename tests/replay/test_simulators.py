@@ -138,6 +138,7 @@ def test_what_is_answered_on_the_device_waits_for_nothing(simulator: str, sharin
     assert (silent_but_served["answered_s"].to_numpy() >= silent_but_served["device_done_s"].to_numpy() + 0.5).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharing", ["own", "fifo", "processor"])
 def test_simulators_agree_on_simultaneous_requests(sharing: str) -> None:
     """Ties are broken by user and number, not by a simulator's order of processing."""

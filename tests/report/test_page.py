@@ -111,6 +111,7 @@ def test_it_can_be_read_by_all(parsed: _Parsed) -> None:
     assert all(a.get("aria-label") for _, a in parsed.tags if a.get("role") == "region")
 
 
+@pytest.mark.slow
 def test_it_agrees_with_the_run(made_up: Analysis, parsed: _Parsed) -> None:
     """Verdict and reasons, the sentence, every point's bytes, the stand-ins at each table, without any script."""
     text = " ".join(parsed.text.split())

@@ -41,6 +41,7 @@ def test_what_a_module_imports_is_digested_with_it(folder: Path) -> None:
     assert of_own_code(["harness.schemes.fake", "baselines.raw_features", "json"]) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "changed"),
     [
@@ -62,6 +63,7 @@ def test_a_change_in_any_of_them_is_a_change(folder: Path, file: str, changed: l
     assert [name for name in after if after[name] != before.get(name)] == changed
 
 
+@pytest.mark.slow
 def test_an_installed_package_counts_by_its_version(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that the harness does not depend on; its files are not read."""
     place = folder / "site-packages"

@@ -153,6 +153,7 @@ def test_schemes_and_models_from_outside_the_package_are_run(own) -> None:
     assert {"code of own_scheme", "code of own_model", "language of own_model:backbone"} <= run.manifest.digests.keys()
 
 
+@pytest.mark.slow
 def test_rows_depend_on_what_the_module_imports(own) -> None:
     """Also where it only renames a class of the harness, as a scheme's module or a model's may do."""
     (own / "own_table.py").write_text("STEP = 1\n")

@@ -112,6 +112,7 @@ def test_the_largest_sums_are_exact(n_inputs: int, sign: int) -> None:
     assert torch.equal(layer.by_matrix_products(x_NI, expert_N), layer(x_NI, expert_N))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_largest_multiplier_and_bias_do_not_overflow(sign: int) -> None:
     """The largest sum, multiplier and bias at once stay within 64 bits, and the output is clamped."""

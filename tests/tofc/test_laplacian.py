@@ -56,6 +56,7 @@ def test_tables_follow_the_density(level: int) -> None:
     assert (mass * -np.log2(table[:-1] / laplacian.TABLE_TOTAL)).sum() == pytest.approx((mass * bits).sum(), abs=2e-4)
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=50).filter(lambda values: sum(values) > 0))
 def test_frequencies_are_positive_and_sum_to_the_total(mass: list[float]) -> None:
     """Whatever the masses, zeros among them, the integers are positive and sum to 2**24."""

@@ -187,6 +187,7 @@ def test_the_command_says_what_is_missing(
     assert "the package index cannot be reached" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_extra_of_the_project_brings_the_extras_that_it_names() -> None:
     """[test] has [compressai] where that has wheels: the markers of both must hold."""
     found = project(["test"])

@@ -17,6 +17,7 @@ from tests.one_request import answers_from_its_stream
 SMOKE = Path(__file__).parents[2] / "training" / "mini_smoke.yaml"
 
 
+@pytest.mark.slow
 def test_bundled_pages_have_new_questions_in_every_pass() -> None:
     """The same picture with other questions; a repeated draw gives the same ones."""
     data = Bundled(Bundled.Config(kind="bundled", first_book=7, pages=3), ONEVISION)

@@ -139,6 +139,7 @@ def test_feature_distortion_of_the_mean_is_one() -> None:
     assert feature_distortion(y_PCD, y_PCD).item() == 0
 
 
+@pytest.mark.slow
 def test_a_held_out_picture_may_have_more_patches_than_a_server_takes() -> None:
     """A training ends by measuring its codec, whatever the pictures; nothing of a stream's own is refused."""
     codec = TofcCodec(CodecConfig(dim=16, n_experts=2, hidden=(8,)))

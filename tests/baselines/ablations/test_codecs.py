@@ -163,6 +163,7 @@ def test_factorized_features_far_out_escape() -> None:
     assert steps.abs().max() <= 0.5 + 1e-2
 
 
+@pytest.mark.slow
 @BOTH
 def test_every_flipped_byte_and_every_cut_is_an_error(make: Make) -> None:
     """And so is another model's stream."""
@@ -213,6 +214,7 @@ def test_impossible_statistics_are_refused(side: tuple[float, int, int]) -> None
         codec.decompress(body + zlib.crc32(body).to_bytes(4, "little"))
 
 
+@pytest.mark.slow
 @BOTH
 def test_a_loaded_checkpoint_writes_and_reads_the_same_streams(make: Make, tmp_path: Path) -> None:
     """To the last bit; the other kind's checkpoint is refused."""
