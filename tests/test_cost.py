@@ -103,6 +103,7 @@ def test_seconds_are_recorded_ones_where_there_are_some_and_unknown_elsewhere(st
     assert told == []
 
 
+@pytest.mark.slow
 def test_finished_and_unknown_work_is_reported(stock: Stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reported are: no answers or times left, how many workers compute at once, and a server's share as unknown."""
     plan = study.planned(stock)

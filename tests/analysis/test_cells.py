@@ -369,6 +369,7 @@ def test_means_are_of_the_benchmark_only_where_requests_do_not_queue(made_up: An
     assert found == ["none", "all", "some"]
 
 
+@pytest.mark.slow
 def test_why_requests_are_not_alone_is_told_truly(made_up: Analysis) -> None:
     """Each thing that keeps a cell's times from being stages and a link time is named; a batch's window is none."""
     constant, wire = REPLAY["uplinks"][0], {"burst_bytes": 3000}

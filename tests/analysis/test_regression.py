@@ -141,6 +141,7 @@ def test_elsewhere_a_limit_on_mean_bytes_is_the_one_asked_for(
     assert checks["bytes"].fails == fails
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("swapped", [False, True], ids=["candidate", "reference"])
 def test_a_run_that_was_begun_elsewhere_is_counted(run: Record, swapped: bool) -> None:
     """Its answers may be of the first machine, though the last is the other run's."""

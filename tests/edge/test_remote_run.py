@@ -254,6 +254,7 @@ def test_what_speaks_no_http_is_named_at_once(mine: Info, sent: bytes, sentence:
     assert not lines
 
 
+@pytest.mark.slow
 def test_a_server_without_tls_is_named_at_once(mine: Info) -> None:
     """Where its address is written with https."""
     with scripted(http("<html>", "400 Bad Request")) as url, pytest.raises(PeerError) as caught:

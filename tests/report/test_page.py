@@ -17,6 +17,8 @@ from harness.report.figures import gallery
 from harness.scenario.load import as_given, as_written, load, scenario_hash
 from tests.browser import NAMES, Browser, installed
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., tuple[int, str, str]]
 EVIL = "<script>alert(1)</script> & <img src=x onerror=alert(1)>"
 
@@ -71,7 +73,6 @@ def parsed(two: Path) -> _Parsed:
     return _Parsed(two.read_text(encoding="utf-8"))
 
 
-@pytest.mark.slow
 def test_it_is_one_small_file_that_names_no_other(two: Path, parsed: _Parsed) -> None:
     """Pictures are in it, links go within it, nothing is loaded; below 3 MB."""
     assert two.stat().st_size < page.MOST_BYTES
@@ -82,7 +83,6 @@ def test_it_is_one_small_file_that_names_no_other(two: Path, parsed: _Parsed) ->
     assert not {"link", "iframe", "object", "base", "form", "source"} & {tag for tag, _ in parsed.tags}
 
 
-@pytest.mark.slow
 def test_its_policy_admits_its_own_script_alone(two: Path, parsed: _Parsed) -> None:
     """The digest in the policy is the script's; nothing else may run or be loaded."""
     (policy,) = [str(m["content"]) for m in parsed.of("meta") if m.get("http-equiv") == "Content-Security-Policy"]
@@ -92,7 +92,6 @@ def test_its_policy_admits_its_own_script_alone(two: Path, parsed: _Parsed) -> N
     assert f"script-src 'sha256-{digest}'" in policy
 
 
-@pytest.mark.slow
 def test_a_users_names_are_text(two: Path, parsed: _Parsed) -> None:
     """A title, a stand-in, a reason and a digest that look like tags are drawn as they are."""
     assert len(parsed.of("script")) == 1
@@ -100,7 +99,6 @@ def test_a_users_names_are_text(two: Path, parsed: _Parsed) -> None:
     assert parsed.text.count(EVIL) >= 5
 
 
-@pytest.mark.slow
 def test_it_can_be_read_by_all(parsed: _Parsed) -> None:
     """A language, a text for each picture, headed columns and a caption for each table, regions with names."""
     assert parsed.of("html") == [{"lang": "en"}]
@@ -111,7 +109,6 @@ def test_it_can_be_read_by_all(parsed: _Parsed) -> None:
     assert all(a.get("aria-label") for _, a in parsed.tags if a.get("role") == "region")
 
 
-@pytest.mark.slow
 def test_it_agrees_with_the_run(made_up: Analysis, parsed: _Parsed) -> None:
     """Verdict and reasons, the sentence, every point's bytes, the stand-ins at each table, without any script."""
     text = " ".join(parsed.text.split())
@@ -154,7 +151,6 @@ def test_several_runs_have_contents(parsed: _Parsed) -> None:
     assert {"#run-1", "#run-2", "#run-1-tables", "#run-2-provenance"} <= links
 
 
-@pytest.mark.slow
 def test_figures_that_do_not_fit_are_left_out_and_named(made_up: Analysis, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page never exceeds its limit; it names the command that draws what is missing."""
     whole = len(page.render([made_up], figures=[]).encode()) + 110_000
@@ -164,7 +160,6 @@ def test_figures_that_do_not_fit_are_left_out_and_named(made_up: Analysis, monke
     assert "harness plot RUN --figure" in found
 
 
-@pytest.mark.slow
 def test_an_embedded_scenario_is_the_one_that_was_run() -> None:
     """Written as a file and loaded again, every bundled scenario has the hash that it had."""
     import yaml
@@ -179,7 +174,6 @@ def test_an_embedded_scenario_is_the_one_that_was_run() -> None:
         assert scenario_hash(again) == scenario_hash(scenario), path.name
 
 
-@pytest.mark.slow
 def test_the_command_writes_page_and_trace(
     harness: Run, made_up: Analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,7 +199,6 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("width_px", "dark"), [(1200, False), (400, False), (400, True)])
 def test_a_browser_shows_it_without_errors(browser: Browser, two: Path, width_px: int, dark: bool) -> None:
     """No error on the console, no request but for the file, all pictures drawn, nothing wider than the window."""
@@ -221,7 +214,6 @@ def test_a_browser_shows_it_without_errors(browser: Browser, two: Path, width_px
     assert (sum(map(int, re.findall(r"\d+", light))) < sum(map(int, re.findall(r"\d+", ink)))) == dark
 
 
-@pytest.mark.slow
 def test_a_browser_sorts_tables(browser: Browser, two: Path) -> None:
     """By number if a column has numbers, ascending and then descending, missing ones last; otherwise by name."""
     browser.open(two)
@@ -243,7 +235,6 @@ def test_a_browser_sorts_tables(browser: Browser, two: Path) -> None:
     assert browser.evaluate(f"{table}.tHead.querySelectorAll('[aria-sort]').length") == 1
 
 
-@pytest.mark.slow
 def test_it_prints(browser: Browser, two: Path) -> None:
     """As a PDF of several pages, in black on white."""
     browser.open(two, dark=True)
