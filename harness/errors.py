@@ -102,7 +102,7 @@ def telling(tell: Tell, *, alone: bool = False) -> Iterator[None]:
 
 
 def tell(place: str) -> None:
-    """Tells where this process is: to all that is :func:`telling`."""
+    """Reports the point and sample that this process is at to every function of :func:`telling`."""
     for one in _tells.get():
         one(place)
 

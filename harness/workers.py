@@ -212,7 +212,8 @@ class Processes:
     def wait(self) -> tuple[int, Reply]:
         """The next reply; a process that ended without one has died.
 
-        Where the processes are is told (:func:`harness.errors.tell`), and is the argument of a KeyboardInterrupt.
+        Reports the points and samples that the processes are at (:func:`harness.errors.tell`). A KeyboardInterrupt has
+        them as its argument.
         """
         try:
             place, reply = self._next()

@@ -13,30 +13,11 @@ from harness.runs.store import Record, Run
 from harness.scenario.load import load
 from harness.team import Team
 from tests.forked import forked
+from tests.own_model import OWN_MODEL
 from tests.silent import Silent
 
 pytestmark = pytest.mark.slow
 
-MODEL = """
-from harness.schemes.fake import FakeModels
-
-
-class Backbone:
-    def __call__(self, name, *, device, weights, max_pixels):
-        return FakeModels()
-
-    def digests(self, weights):
-        return {"language": "0123456789abcdef"}
-
-    def features_of(self, weights):
-        return 16
-
-    def patches_of(self, width_px, height_px, weights):
-        return 1
-
-
-backbone = Backbone()
-"""
 CODEC = """
 from harness.schemes.fake import Fake, FakePoint
 
@@ -91,7 +72,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         rows.append(f"{number}.png,Is it dark?,{'no' if number > 2 else 'yes'}")
     for name, text in {
         "shop/shop.csv": "\n".join(rows),
-        "edited_model.py": MODEL,
+        "edited_model.py": OWN_MODEL,
         "edited_codec.py": CODEC,
         "edited_steps.py": "COARSER = 2\n",
         "edited.yaml": SCENARIO,

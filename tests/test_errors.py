@@ -42,8 +42,8 @@ def test_the_statuses_are_those_that_the_shell_expects() -> None:
     ]  # fmt: skip
 
 
-def test_where_a_process_is_is_told() -> None:
-    """On entering and on leaving a place, however that ends; to those inside alone, if one is told alone."""
+def test_a_process_reports_its_place() -> None:
+    """On entering and on leaving a place, however that ends; with ``alone`` only to the innermost function."""
     outer: list[str] = []
     inner: list[str] = []
     with telling(outer.append), placed("jpeg at -", "a"):

@@ -416,17 +416,16 @@ def _refuse_foreign(folder: Path) -> None:
 def _resume(folder: Path, new: Manifest) -> Manifest:
     """The manifest of the run in ``folder``, continued by this process."""
     old = provenance.read(folder / MANIFEST)
-    choose = _CHOOSE
     if (was := old.scenario.get("name")) != (now := new.scenario.get("name")):
-        raise ResultsError(f"{folder}: holds a run of the scenario {was!r}, and this one is {now!r}; {choose}")
+        raise ResultsError(f"{folder}: holds a run of the scenario {was!r}, and this one is {now!r}; {_CHOOSE}")
     if old.half != new.half:
-        raise ResultsError(f"{folder}: holds {_halves(old.half)}, and this is {_halves(new.half)}; {choose}")
+        raise ResultsError(f"{folder}: holds {_halves(old.half)}, and this is {_halves(new.half)}; {_CHOOSE}")
     if _is_derived(folder, old):
-        raise ResultsError(f"{folder}: {_DERIVED}; {choose}")
+        raise ResultsError(f"{folder}: {_DERIVED}; {_CHOOSE}")
     if differs := provenance.software_changes(old, new):
         raise ResultsError(
             f"{folder}: its rows were measured with other software, and rows of two versions are not mixed: "
-            f"{', '.join(differs)} changed; {choose}"
+            f"{', '.join(differs)} changed; {_CHOOSE}"
         )
     if old.status == "complete":
         _reopen(folder, old)

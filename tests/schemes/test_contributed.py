@@ -28,6 +28,7 @@ from harness.schemes.envelope import pack, receive
 from harness.schemes.fake import Fake, FakeModels, FakePoint
 from harness.stock import missing, take_stock
 from tests.one_request import sent_bytes
+from tests.own_model import OWN_MODEL
 from tests.silent import Silent
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_scheme.py"
@@ -71,30 +72,6 @@ def test_the_example_is_a_scheme(example, make_models) -> None:
         receive(server, answered[0][:-1], [sample.question], Untimed(), kind="mean")
 
 
-OWN_MODEL = """
-import numpy as np
-from harness.errors import UnavailableError
-from harness.schemes.fake import FakeModels
-
-
-class Backbone:
-    def __call__(self, name, *, device, weights, max_pixels):
-        return FakeModels()
-
-    def digests(self, weights):
-        if weights == "absent":
-            raise UnavailableError("own_model: its weights are not here")
-        return {"language": "0123456789abcdef"}
-
-    def features_of(self, weights):
-        return 16
-
-    def patches_of(self, width_px, height_px, weights):
-        return 1
-
-
-backbone = Backbone()
-"""
 OWN_SCENARIO = """
 name: own
 title: Schemes and a model from outside the package
