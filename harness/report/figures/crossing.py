@@ -48,9 +48,9 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     )
     notes = [
         f"means with intervals at {100 * run.equality.confidence:g} %; lines "
-        + ("are timed stages + 8 bytes on the wire / rate" if of_lines else "join the means"),
-        f"Circles: rates at which two schemes change places ({len(crossings)}); those from which on another scheme "
-        "answers first are labelled, with their intervals",
+        + ("are timed stages + 8 \u00d7 bytes on the wire / rate" if of_lines else "join the means"),
+        f"Circles: rates at which two schemes change places ({len(crossings)}); from a labelled rate on another "
+        "scheme answers first; the horizontal line at its circle is the rate's interval",
     ]
     shown_s = rows["mean_s"][rows["mean_s"] > 0]
     left_in, right_in, high_in = max(0.5, left_of(shown_s.min(), shown_s.max())), 0.24, 2.5 if narrow else 3.3

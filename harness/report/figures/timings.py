@@ -25,9 +25,8 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     left_in, right_in, high_in = 0.46, 0.16, max(1.6, table.high_in)
     notes = [
         "times of device and server together, at the selected points",
-        f"right: the {100 * run.equality.confidence:g} % interval of the mean, over the mean, without the link"
-        if not narrow
-        else f"below: the {100 * run.equality.confidence:g} % interval of the mean, over the mean, without the link",
+        f"{'in the lower panel' if narrow else 'on the right'}: the {100 * run.equality.confidence:g} % interval of "
+        "the mean, over the mean, without the link",
         *run.timing_warnings[:2],
         f"{more} more warnings; see 'harness show'" if (more := len(run.timing_warnings) - 2) > 0 else "",
         run.session,
