@@ -16,11 +16,10 @@ removed: whatever the moment of death, the parts or the tables hold every finish
 """
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Self, TypeAlias
+from typing import Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,14 +27,12 @@ import pyarrow.compute as pc
 from harness import files
 from harness.errors import ResultsError
 from harness.records import Side
-from harness.runs import disk, provenance, replayed, tables
+from harness.runs import disk, parts, provenance, replayed, tables
 from harness.runs.digests import of_bytes, of_data
 from harness.runs.lock import Lock
 from harness.runs.provenance import MANIFEST, Manifest
 from harness.runs.tables import Kind, Rows
 
-_PARTS, _UNITS = "parts", "units.json"
-_SHOWN_UNITS = 3
 _EACH = f"*/{MANIFEST}"
 _MOST_HELD = 8
 _CHOOSE = "choose another name with --name, or measure everything again with --fresh"
@@ -45,10 +42,6 @@ _DERIVED = (
 
 MEASURED: tuple[Kind, ...] = ("stages", "paced", "links", "outcomes", "energy", "resources")
 """The tables whose rows say which unit they come from; requests are replayed from these."""
-
-
-Facts: TypeAlias = dict[str, dict[str, str]]
-"""Of a part: the names of its ``units`` by their keys, and the digests of its ``tables``."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -87,9 +80,9 @@ class Run:
         self.folder = folder
         self.manifest = manifest
         self._lock = lock
-        self._parts = folder / _PARTS
+        self._parts = folder / parts.FOLDER
         self._parts.mkdir(exist_ok=True)
-        self._facts = {part: _read_facts(part) for part in sorted(self._parts.iterdir())}
+        self._facts = {part: parts.read_facts(part) for part in sorted(self._parts.iterdir())}
         # A process that died while it split a part left some units in two parts; the smaller one is the later.
         by_size = sorted(self._facts, key=lambda part: -len(self._facts[part]["units"]))
         self._units: dict[str, Path] = {key: part for part in by_size for key in self._facts[part]["units"]}
@@ -117,7 +110,7 @@ class Run:
             except OSError as error:
                 raise ResultsError(f"{folder}: cannot be made: {files.why(error)}") from None
             disk.remove_unfinished(folder)
-            disk.remove_unfinished(folder / _PARTS)
+            disk.remove_unfinished(folder / parts.FOLDER)
             if (folder / MANIFEST).exists():
                 manifest = _resume(folder, manifest)
             disk.write_text(folder / MANIFEST, provenance.to_json(manifest))
@@ -148,7 +141,7 @@ class Run:
         manifest = provenance.read(folder / MANIFEST)
         if manifest.status == "complete":
             raise ResultsError(f"{folder}: holds a complete run; {choose}")
-        measured = [facts for facts in _facts_of(folder).values() if facts["tables"].keys() & set(MEASURED)]
+        measured = [facts for facts in parts.facts_of(folder).values() if facts["tables"].keys() & set(MEASURED)]
         if measured and not _is_derived(folder, manifest):
             n = sum(len(facts["units"]) for facts in measured)
             raise ResultsError(f"{folder}: holds an unfinished run, of which {n} units are measured; {choose}")
@@ -208,19 +201,21 @@ class Run:
         }
         checked = {kind: tables.table_of(kind, rows) for kind, rows in given.items()}
         part = self._parts / min(keys)
-        self._facts[part] = _write_part(part, keys, {kind: t for kind, t in checked.items() if t.num_rows})
+        self._facts[part] = parts.write(part, keys, {kind: t for kind, t in checked.items() if t.num_rows})
         self._units |= dict.fromkeys(keys, part)
         self._wanted |= set(keys)
 
     def table(self, kind: Kind) -> pa.Table:
         """All rows of a kind that are committed so far and belong to the run, in the order of the complete run."""
         wanted = {part: [key for key in self._own(part) if key in self._wanted] for part in self._facts}
-        parts = [
-            (part.name, self._rows(kind, part, keys))
-            for part, keys in wanted.items()
-            if keys and (part / f"{kind}.parquet").exists()
-        ]
-        return tables.merge(kind, parts)
+        return tables.merge(
+            kind,
+            [
+                (part.name, self._rows(kind, part, keys))
+                for part, keys in wanted.items()
+                if keys and (part / f"{kind}.parquet").exists()
+            ],
+        )
 
     def record_samples(self, rows: Rows) -> None:
         """Commits what each question of the run shows and asks."""
@@ -303,7 +298,7 @@ class Run:
                 continue
             rows = {kind: self._rows(kind, part, unwanted) for kind in MEASURED if (part / f"{kind}.parquet").exists()}
             if rows := {kind: table for kind, table in rows.items() if table.num_rows}:
-                _write_part(self._parts / of_data(sorted(unwanted)), unwanted, rows)
+                parts.write(self._parts / of_data(sorted(unwanted)), unwanted, rows)
             disk.discard(part)
         if not any(self._parts.iterdir()):
             disk.discard(self._parts)
@@ -314,11 +309,7 @@ class Run:
 
     def _rows(self, kind: Kind, part: Path, keys: Iterable[str]) -> pa.Table:
         """The rows of some units in a part."""
-        facts = self._facts[part]
-        try:
-            rows = tables.read(kind, part / f"{kind}.parquet", facts["tables"].get(kind))
-        except ResultsError as error:
-            raise ResultsError(f"{error}; {_work_again(part, facts)}") from None
+        rows = parts.read(kind, part, self._facts[part])
         return rows.filter(pc.is_in(rows["unit"], pa.array(sorted(keys), pa.string()))) if kind in MEASURED else rows
 
     def _update(self, **changes: object) -> None:
@@ -438,7 +429,7 @@ def _is_derived(folder: Path, manifest: Manifest) -> bool:
     if manifest.status == "complete":
         held = {folder: manifest.tables}
     else:
-        held = {part: facts["tables"] for part, facts in _facts_of(folder).items()}
+        held = {part: facts["tables"] for part, facts in parts.facts_of(folder).items()}
     for place, digests in held.items():
         if {"stages", "outcomes"} <= digests.keys():
             stages, outcomes = (
@@ -450,64 +441,18 @@ def _is_derived(folder: Path, manifest: Manifest) -> bool:
     return False
 
 
-def _facts_of(folder: Path) -> dict[Path, Facts]:
-    """What each part of an unfinished run holds."""
-    parts = (folder / _PARTS).iterdir() if (folder / _PARTS).is_dir() else ()
-    return {part: _read_facts(part) for part in sorted(parts) if not part.name.startswith(files.UNFINISHED)}
-
-
 def _reopen(folder: Path, manifest: Manifest) -> None:
     """The measured rows of a complete run as a part, as they were before it was complete."""
     rows = {kind: tables.read(kind, folder / f"{kind}.parquet", manifest.tables.get(kind)) for kind in MEASURED}
     keys = sorted({key for table in rows.values() for key in pc.unique(table["unit"]).to_pylist()})
-    part = folder / _PARTS / of_data(keys)
+    part = folder / parts.FOLDER / of_data(keys)
     if keys and not part.exists():
         part.parent.mkdir(exist_ok=True)
         for stale in part.parent.iterdir():
             # A process that died after completing the run left parts whose rows are in the tables.
-            if set(_read_facts(stale)["units"]) <= set(keys):
+            if set(parts.read_facts(stale)["units"]) <= set(keys):
                 disk.discard(stale)
-        _write_part(part, dict.fromkeys(keys, "earlier work"), {k: t for k, t in rows.items() if t.num_rows})
-
-
-def _write_part(part: Path, units: Mapping[str, str], rows: Mapping[Kind, pa.Table]) -> Facts:
-    data = {f"{kind}.parquet": disk.parquet(table) for kind, table in rows.items()}
-    facts: Facts = {"units": dict(units), "tables": {kind: of_bytes(data[f"{kind}.parquet"]) for kind in rows}}
-    disk.write_folder(part, {**data, _UNITS: json.dumps(facts, indent=1).encode()})
-    return facts
-
-
-def _read_facts(part: Path) -> Facts:
-    try:
-        facts: Facts = json.loads((part / _UNITS).read_text(encoding="utf-8"))
-        if not all(isinstance(facts[name], dict) for name in ("units", "tables")):
-            raise ValueError("it lacks 'units' or 'tables'")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ResultsError(
-            f"{part / _UNITS}: cannot be read: {error}; remove the folder {part}, and its units are computed again"
-        ) from None
-    for kind, digest in facts["tables"].items():
-        path = part / f"{kind}.parquet"
-        try:
-            found = of_bytes(path.read_bytes())
-        except OSError as error:
-            raise ResultsError(f"{path}: cannot be read: {files.why(error)}; {_work_again(part, facts)}") from None
-        if found != digest:
-            raise ResultsError(
-                f"{path}: is damaged or was edited: its digest is {found}, and the run wrote {digest}; "
-                f"{_work_again(part, facts)}"
-            )
-    return facts
-
-
-def _work_again(part: Path, facts: Facts) -> str:
-    """What to do about a damaged part: how many units are lost with it, and the first of them."""
-    names = list(facts["units"].values())
-    more = ", ..." if len(names) > _SHOWN_UNITS else ""
-    return (
-        f"remove the folder {part}, and its {len(names)} unit{'s are' if len(names) != 1 else ' is'} computed again: "
-        f"{', '.join(dict.fromkeys(names[:_SHOWN_UNITS]))}{more}"
-    )
+        parts.write(part, dict.fromkeys(keys, "earlier work"), {k: t for k, t in rows.items() if t.num_rows})
 
 
 def complete_runs(path: Path) -> list[Path]:
