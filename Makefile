@@ -3,6 +3,8 @@ PYTHON ?= python3
 # Another release of torch than the pinned one, such as a smaller one: see the README.
 TORCH ?=
 BIN := .venv/bin
+# Tests and workers are hundreds of processes, and each would compile the whole harness anew.
+unexport PYTHONDONTWRITEBYTECODE
 SCENARIO ?= scenarios/realworldqa_lowrate.yaml
 # More arguments for pytest.
 ARGS ?=
