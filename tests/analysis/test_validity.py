@@ -65,6 +65,13 @@ def second_half(record: Record, **machine: object) -> dict[str, object]:
     return {**found, "stages": column(record.stages, "start", 1, round=2)}
 
 
+def server_of(record: Record, **machine: object) -> Server:
+    """A server with the software of a run, on a machine with these facts."""
+    (session,) = record.manifest.sessions
+    facts = {name: getattr(session, name) for name in ("harness_version", "commit", "dirty", "code", "packages")}
+    return Server(machine={"id": "1", "name": "another", **machine}, **facts)
+
+
 def one_picture(record: Record) -> dict[str, object]:
     """A run that timed one sample in twelve rounds."""
     of_one = record.stages.filter(_where(record.stages, sample="q000", repeat=0))
@@ -130,6 +137,13 @@ BROKEN: dict[str, tuple[Callable[[Record], dict[str, object]], str]] = {
         r"the server stages were timed on 2 machines: .*\(01234567, fedcba98\)$",
     ),
     "other threads": (lambda r: second_half(r, torch_threads=8), r"timed on 2 machines: .*\(01234567, 8\)$"),
+    "other threads of a server": (
+        lambda r: {
+            **sessions(r, *({"server": server_of(r, threads=64, torch_threads=n)} for n in (1, 8))),
+            "stages": column(r.stages, "start", 1, round=2),
+        },
+        r"the server stages were timed on 2 machines: .*\(1, 8\)$",
+    ),
     "warm-up edited": (
         lambda r: {"manifest": r.manifest.model_copy(update={"scenario_hash": "0123456789abcdef"})},
         "the manifest's scenario has the hash .* and the run was made with 0123456789abcdef",
@@ -261,10 +275,8 @@ def test_a_session_that_only_replayed_lends_no_processors(made_up: Analysis) -> 
 
 def test_the_processors_are_those_of_both_sides(made_up: Analysis) -> None:
     """A server of 1024 processors beside a device of two explains what two do not; a device of two alone does not."""
-    (session,) = made_up.manifest.sessions
-    facts = {name: getattr(session, name) for name in ("harness_version", "commit", "dirty", "code", "packages")}
     for threads, reasons_ in ((1024, []), (2, ["the clock ran slow"])):
-        server = Server(machine={"id": "1", "name": "another", "threads": threads}, **facts)
+        server = server_of(made_up.record, threads=threads)
         changed = sessions(made_up.record, {"machine": {"id": "0", "name": "m", "threads": 2}, "server": server})
         found = judged(made_up.record, **changed, stages=column(made_up.record.stages, "cpu_s", 1.0))
         assert [reason.partition(":")[0] for reason in found] == reasons_
