@@ -17,7 +17,7 @@ from typing import ClassVar
 from harness import files, measure, study, timing
 from harness.data.sample import Question, Sample
 from harness.energy import Sides, measure_energy
-from harness.errors import ResultsError, placed
+from harness.errors import ResultsError, ScenarioError, placed
 from harness.measure import Parted, Plan
 from harness.models.contract import Untimed
 from harness.profiling.energy import Meters
@@ -54,9 +54,15 @@ def measure_half(
 ) -> None:
     """Measures the device halves of a scenario into ``folder``, or its server halves on another folder's payloads.
 
-    Completes an unfinished half. Raises ResultsError if ``payloads`` is not a device half of this scenario, and what
-    :func:`harness.study.run` raises.
+    Completes an unfinished half. Raises ScenarioError for a scenario with ``measure.precision``, ResultsError if
+    ``payloads`` is not a device half of this scenario, and what :func:`harness.study.run` raises.
     """
+    if (precision := scenario.measure.precision) is not None:
+        # Each half would stop at a number of pictures of its own, and the two could not be joined.
+        raise ScenarioError(
+            f"{scenario.name}: measure.precision is {100 * precision:g} %, and a half alone cannot tell when the mean "
+            "of both is known so well; give measure.timed_samples instead"
+        )
     Run.check_writable(folder)
     stock = take_stock(scenario, allow_stand_ins=allow_stand_ins)
     study.announce(stock, reporter)

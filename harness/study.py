@@ -266,8 +266,11 @@ def paced(stock: Stock) -> timing.Paced | None:
     return timing.Paced(pacing=Pacing(scenario.replay, scenario.seed), depends={**stock.links, "arrivals": arrivals})
 
 
-def describe(stock: Stock, *, telemetry: Mapping[str, str] | None = None) -> Info:
-    """What decides the answers and times of this side, for the other side to compare itself with. Imports no torch."""
+def describe(stock: Stock, *, telemetry: Mapping[str, str] | None = None, threads: int | None = None) -> Info:
+    """What decides the answers and times of this side, for the other side to compare itself with. Imports no torch.
+
+    ``threads`` is the number of processor threads that its networks use, where that is known.
+    """
     scenario = stock.scenario
     here = stock.manifest("", this_machine(), ()).sessions[-1]
     depends: dict[str, dict[str, dict[str, str]]] = {}
@@ -280,7 +283,7 @@ def describe(stock: Stock, *, telemetry: Mapping[str, str] | None = None) -> Inf
         commit=here.commit,
         dirty=here.dirty,
         packages=here.packages,
-        machine=here.machine,
+        machine={**here.machine, **({} if threads is None else {"torch_threads": threads})},
         telemetry=dict(telemetry or {}),
         backbone=stock.backbone,
         max_pixels=scenario.max_pixels,
@@ -444,14 +447,14 @@ def service(stock: Stock, *, token: str | None, limits: "ServerLimits") -> "Serv
     """The server halves of every scheme at every point, loaded and ready to be served."""
     from harness.edge.server import Service  # Imports a web server, which only this needs.
 
-    models, device, _ = load_models(stock)
+    models, device, threads = load_models(stock)
     halves = {}
     for key, (scheme, point) in stock.points.items():
         with placed(" at ".join(key)):
             halves[key] = scheme.server_half(models, point)
     return Service(
         halves,
-        describe(stock, telemetry=Telemetry().sources),
+        describe(stock, telemetry=Telemetry().sources, threads=threads),
         device=device,
         token=token,
         limits=limits,

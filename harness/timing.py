@@ -134,7 +134,8 @@ class _Timing:
     most_spoilt: float = 0.0
     """If more requests than this remain disturbed, the run is INVALID, and repeating them is useless."""
     spoilt: int = 0
-    warm: bool = False
+    warm: set[PointKey] = dataclasses.field(default_factory=set)
+    """The points whose warm-up requests this process has run; none of it if it has timed nothing."""
     again: "Counter[str]" = dataclasses.field(default_factory=Counter)
 
     def time(self, timed: Sequence[int], block: int) -> None:
@@ -180,11 +181,13 @@ class _Timing:
         }
         taken: dict[Unit, _Request] = {}
         if to_run:
-            if not self.warm:
-                self.ongoing.record_conditions("before timing", self.telemetry.conditions())
+            # Of a run that was edited and resumed, a turn may lack points that a later turn has.
+            if cold := [key for key in to_run.values() if key not in self.warm]:
+                if not self.warm:
+                    self.ongoing.record_conditions("before timing", self.telemetry.conditions())
                 self.watch.begin()
-                _warm_up(plan, list(to_run.values()), timed, self.schedule.warmup, self.device)
-                self.warm = True
+                _warm_up(plan, cold, timed, self.schedule.warmup, self.device)
+                self.warm.update(cold)
                 self.record()
             self.telemetry.begin()
             taken = self._turn(to_run, plan.samples[place], self.ways[table])

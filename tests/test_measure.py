@@ -254,6 +254,30 @@ def test_timing_until_precise_is_resumed(
 
 
 @pytest.mark.slow
+def test_every_point_is_warm_before_it_is_timed(
+    asked: list[Sample], tmp_path: Path, manifest: Callable[..., Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a run that was edited, too: a point of which only late turns are left has its own warm-up requests first."""
+    plan = plan_of({"StreetsQA": asked}, 16, 4)
+    old, new = plan.halves
+    few, more = Measure(timed_samples=6, repeats=1, warmup=3), Measure(timed_samples=8, repeats=1, warmup=3)
+    before = dataclasses.replace(plan, halves={old: plan.halves[old]})
+    time(tmp_path / "run", begin(manifest, few), before, few, Told())
+    seen: list[tuple[Any, bool]] = []
+    request, key_of = timing._request, {id(half): key for key, half in plan.halves.items()}
+
+    def noted(half: Any, sample: Sample, device: str, delays: Any = None, pacing: Any = None) -> Any:
+        seen.append((key_of[id(half)], delays is None))
+        return request(half, sample, device, delays, pacing)
+
+    monkeypatch.setattr(timing, "_request", noted)
+    monkeypatch.setattr(timing, "Watch", Scripted)
+    time(tmp_path / "run", begin(manifest, more), plan, more, Told())
+    for key, n in ((old, 2), (new, 8)):
+        assert [dropped for point, dropped in seen if point == key] == [True] * 3 + [False] * n
+
+
+@pytest.mark.slow
 def test_one_sample_eleven_times_certifies_nothing(
     asked: list[Sample], tmp_path: Path, manifest: Callable[..., Manifest]
 ) -> None:

@@ -16,7 +16,7 @@ rows and from facts that the run recorded; the manifest's own verdict is not use
 6. **one machine** All device stages were timed on one machine, and all server stages on one, whatever the number of
    sessions: the same kind of machine, the same computer and system, the same number of threads.
 7. **one software** All sessions ran the same code with the same packages, and that code is a commit's, without changes,
-   or that of an installed release.
+   or that of an installed release. The packages of a device and of a server may differ.
 8. **no throttling** The telemetry saw no clock lowered for heat or power while stages were timed. A machine without
    telemetry breaks no rule; its manifest says that it was unavailable.
 9. **undisturbed** At most 2 % of the timed requests were disturbed, after they were run again, and all requests
@@ -259,15 +259,23 @@ def _one_machine(record: Record, stages: pd.DataFrame) -> Iterator[str]:
 
 def _one_software(run: Analysis) -> Iterator[str]:
     sessions = measured = run.manifest.sessions
+    starts = {
+        side: set(run.record.stages.filter(pc.equal(run.record.stages["side"], side))["start"].to_pylist())
+        for side in ("device", "server")
+    }
     if run.bytes_source == "recorded":
         # A replay mixes no rows of two versions: its session measured nothing, and all that it replayed is its own.
-        measured = sessions[: 1 + max(run.record.stages["start"].to_pylist())]
+        measured = sessions[: 1 + max(starts["device"] | starts["server"])]
     if (n := len({session.code for session in measured})) > 1:
         yield f"the sessions ran {n} versions of the harness's code"
-    names = sorted({name for session in measured for name in session.packages})
-    for name in names:
-        if len(versions := list(dict.fromkeys(session.packages.get(name, "none") for session in measured))) > 1:
-            yield f"the sessions ran different versions of {name}: {', '.join(versions)}"
+    alike = [measured]
+    if all(starts.values()) and max(starts["device"]) < min(starts["server"]):
+        # Joined halves: the packages of a device and of a server may differ, as they may over a network.
+        alike = [measured[: 1 + max(starts["device"])], measured[min(starts["server"]) :]]
+    for of_side in alike:
+        for name in sorted({name for session in of_side for name in session.packages}):
+            if len(versions := list(dict.fromkeys(session.packages.get(name, "none") for session in of_side))) > 1:
+                yield f"the sessions ran different versions of {name}: {', '.join(versions)}"
     if dirty := [session for session in sessions if session.commit is not None and session.dirty]:
         yield f"the code had changes that are in no commit (commit {(dirty[0].commit or '')[:9]} and changes)"
     if any(session.commit is not None and session.dirty is None for session in sessions):
@@ -310,8 +318,8 @@ def _clock(record: Record, requests: pd.DataFrame, starts: Collection[int]) -> I
         return
     # A session that only replayed may be another machine's, with more processors.
     sessions = [session for start, session in enumerate(record.manifest.sessions) if start in starts]
-    threads = [session.machine["threads"] for session in sessions if session.machine.get("threads")]
-    most = max(threads, default=0)
+    sides = [side for session in sessions for side in (session, session.server) if side is not None]
+    most = max((side.machine["threads"] for side in sides if side.machine.get("threads")), default=0)
     # Processor time is counted in ticks on some systems.
     if most and (n := int((requests["cpu_s"] > 1.05 * most * requests["seconds"] + 0.02).sum())):
         yield (

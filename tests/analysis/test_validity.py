@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from harness.analysis import Analysis, means
 from harness.analysis.validity import disturbance, looked_at, reasons
-from harness.runs.provenance import Manifest, Session
+from harness.runs.provenance import Manifest, Server, Session
 from harness.runs.store import Record, Run, Unit
 from harness.scenario.load import hash_of
 from tests.made_up_run import make
@@ -63,6 +63,13 @@ def second_half(record: Record, **machine: object) -> dict[str, object]:
     """A run whose last round was timed by a second session, on a machine with other facts."""
     found = sessions(record, {}, {"machine": {**record.manifest.sessions[0].machine, **machine}})
     return {**found, "stages": column(record.stages, "start", 1, round=2)}
+
+
+def server_of(record: Record, **machine: object) -> Server:
+    """A server with the software of a run, on a machine with these facts."""
+    (session,) = record.manifest.sessions
+    facts = {name: getattr(session, name) for name in ("harness_version", "commit", "dirty", "code", "packages")}
+    return Server(machine={"id": "1", "name": "another", **machine}, **facts)
 
 
 def one_picture(record: Record) -> dict[str, object]:
@@ -130,6 +137,13 @@ BROKEN: dict[str, tuple[Callable[[Record], dict[str, object]], str]] = {
         r"the server stages were timed on 2 machines: .*\(01234567, fedcba98\)$",
     ),
     "other threads": (lambda r: second_half(r, torch_threads=8), r"timed on 2 machines: .*\(01234567, 8\)$"),
+    "other threads of a server": (
+        lambda r: {
+            **sessions(r, *({"server": server_of(r, threads=64, torch_threads=n)} for n in (1, 8))),
+            "stages": column(r.stages, "start", 1, round=2),
+        },
+        r"the server stages were timed on 2 machines: .*\(1, 8\)$",
+    ),
     "warm-up edited": (
         lambda r: {"manifest": r.manifest.model_copy(update={"scenario_hash": "0123456789abcdef"})},
         "the manifest's scenario has the hash .* and the run was made with 0123456789abcdef",
@@ -257,6 +271,28 @@ def test_a_session_that_only_replayed_lends_no_processors(made_up: Analysis) -> 
     changed = sessions(made_up.record, {"machine": two}, {"machine": many})
     found = judged(made_up.record, **changed, stages=replayed(column(made_up.record.stages, "cpu_s", 1.0)))
     assert [reason.partition(":")[0] for reason in found] == ["the clock ran slow"]
+
+
+def test_the_processors_are_those_of_both_sides(made_up: Analysis) -> None:
+    """A server of 1024 processors beside a device of two explains what two do not; a device of two alone does not."""
+    for threads, reasons_ in ((1024, []), (2, ["the clock ran slow"])):
+        server = server_of(made_up.record, threads=threads)
+        changed = sessions(made_up.record, {"machine": {"id": "0", "name": "m", "threads": 2}, "server": server})
+        found = judged(made_up.record, **changed, stages=column(made_up.record.stages, "cpu_s", 1.0))
+        assert [reason.partition(":")[0] for reason in found] == reasons_
+
+
+def test_packages_are_compared_within_a_side_of_joined_halves(made_up: Analysis) -> None:
+    """A device and a server may have different ones, as over a network; the sessions of one side may not."""
+    stages = column(made_up.record.stages, "start", 1, side="server")
+    old, new = {"packages": {"torch": "2.8.0"}}, {"packages": {"torch": "2.9.0"}}
+    assert judged(made_up.record, **sessions(made_up.record, old, new), stages=stages) == []
+    assert judged(made_up.record, **sessions(made_up.record, old, new), stages=replayed(stages)) == []
+    different = "the sessions ran different versions of torch: 2.8.0, 2.9.0"
+    stages = column(stages, "start", 2, side="server", round=2)
+    assert judged(made_up.record, **sessions(made_up.record, old, old, new), stages=stages) == [different]
+    stages = column(made_up.record.stages, "start", 1, round=2)
+    assert judged(made_up.record, **sessions(made_up.record, old, new), stages=stages) == [different]
 
 
 @pytest.mark.slow

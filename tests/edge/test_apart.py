@@ -10,7 +10,8 @@ import pytest
 from harness.analysis import Analysis
 from harness.apart import PAYLOADS, measure_half
 from harness.derived import join, replay
-from harness.errors import ResultsError
+from harness.errors import ResultsError, ScenarioError
+from harness.records import Side
 from harness.replay import sweep
 from harness.runs.store import Record, Run
 from harness.scenario.load import as_given, load, replay_from_given
@@ -122,6 +123,16 @@ def test_halves_of_two_scenarios_are_not_joined(parted: tuple[Path, Path], fake_
     assert not (tmp_path / "again").exists()
     # The same halves measured again agree: none of their rows is random.
     assert joined(device, server, tmp_path / "run").manifest.half is None
+
+
+@pytest.mark.parametrize("half", ["device", "server"])
+def test_a_half_is_not_timed_until_precise(fake_scenario: Path, tmp_path: Path, half: Side) -> None:
+    """It would stop at a number of pictures of its own, and the requests of the two could not be joined."""
+    precise = load(fake_scenario, ["measure={precision: 5 %}"])
+    payloads = tmp_path / "device" if half == "server" else None
+    with pytest.raises(ScenarioError, match=r"^fake: measure\.precision is 5 %, and a half .*timed_samples instead$"):
+        measure_half(precise, tmp_path / "half", half, payloads=payloads, reporter=SILENT)
+    assert not (tmp_path / "half").exists()
 
 
 @pytest.mark.slow

@@ -172,6 +172,20 @@ def test_who_reads_energy_does_not_end_the_watch_over_anothers_request(
         assert asyncio.run(both()).lowered == ("the counter oc1_event_cnt rose",)
 
 
+def test_a_server_with_another_number_of_threads_is_another(
+    fake_scenario: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The threads of its networks decide its times, and how sums are rounded; a run's manifest has them."""
+
+    def told(threads: int) -> Info:
+        monkeypatch.setattr(study, "load_models", lambda _: (FakeModels(), "cpu", threads))
+        stock = take_stock(load(fake_scenario), serving=True)
+        return study.service(stock, token=None, limits=serving.ServerLimits())._info
+
+    assert told(1).identity == told(1).identity != told(2).identity
+    assert told(2).provenance().machine["torch_threads"] == 2
+
+
 @pytest.mark.slow
 def test_requests_for_less_than_an_answer(server: str) -> None:
     """Health is open; the card and the metrics need the token; answered requests are counted."""
