@@ -5,6 +5,7 @@ tensors, one after the other, each at the precision it is computed in.
 """
 
 import itertools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,9 @@ def read_config(folder: Path, config_class: type[transformers.PretrainedConfig])
 def read_tokenizer(folder: Path, special: Sequence[str], vocabulary: int) -> Tokenizer:
     """The tokenizer of a checkpoint; raises CheckpointError where it is absent, damaged or of another model.
 
-    A tokenizer of this model has the ``special`` tokens and no id past ``vocabulary``.
+    A tokenizer of this model has the ``special`` tokens, and no other id past ``vocabulary`` than those of added tokens:
+    InternVL3's has one for videos, for which the model has no embedding. They are left out: in a question they are
+    plain text.
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
@@ -59,6 +62,11 @@ def read_tokenizer(folder: Path, special: Sequence[str], vocabulary: int) -> Tok
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the tokenizers library raises bare Exception
         raise CheckpointError(f"{path}: is not a tokenizer: {_first_line(error)}") from None
+    added = tokenizer.get_added_tokens_decoder()
+    if beyond := {token.content for number, token in added.items() if number >= vocabulary} - set(special):
+        declared = files.read_json(path)
+        declared["added_tokens"] = [token for token in declared["added_tokens"] if token["content"] not in beyond]
+        tokenizer = Tokenizer.from_str(json.dumps(declared))
     if missing := [token for token in special if tokenizer.token_to_id(token) is None]:
         raise CheckpointError(
             f"{path}: has no token {missing[0]!r}, which the prompt needs; it belongs to another model"

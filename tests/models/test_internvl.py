@@ -9,9 +9,19 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2Im
 
 from harness.data.sample import Question
 from harness.errors import CheckpointError, UnavailableError
-from harness.models import adapter
+from harness.models import adapter, prompts
+from harness.models.checkpoint import read_tokenizer
 from harness.models.internvl import IMAGENET_MEAN, IMAGENET_STD, full_size_config, load
-from tests.small_models import INTERNVL_SPECIAL, logits_of, make_internvl, make_internvl_config, noise, said, save
+from tests.small_models import (
+    INTERNVL_SPECIAL,
+    logits_of,
+    make_internvl,
+    make_internvl_config,
+    make_tokenizer,
+    noise,
+    said,
+    save,
+)
 
 QUESTIONS = {
     "choice": (
@@ -250,3 +260,24 @@ def test_the_tokenizer_has_the_marks(tiny, tmp_path):
         load("internvl3-8b", weights=tmp_path).language()
     assert "</img>" in INTERNVL_SPECIAL
     assert make_internvl_config().image_token_id == tiny.tokenizer.token_to_id("<IMG_CONTEXT>")
+
+
+@pytest.mark.parametrize("text", ["<video>", "a <video> of 5 s", "<img><video></img>"])
+def test_a_token_that_has_no_embedding_is_plain_text(tmp_path, text) -> None:
+    """The published tokenizers have ``<video>`` as their last token, one more than the models have embeddings."""
+    make_tokenizer(INTERNVL_SPECIAL).save(str(tmp_path / "tokenizer.json"))
+    video = 256 + INTERNVL_SPECIAL.index("<video>")
+    whole, cut = (read_tokenizer(tmp_path, prompts.INTERNVL.special, n) for n in (video + 1, video))
+    known, found = (one.encode(text, add_special_tokens=False).ids for one in (whole, cut))
+    assert video in known
+    assert max(found) < video
+    assert len(found) == len(known) + len("<video>") - 1, "a byte a token"
+    assert cut.decode(found, skip_special_tokens=False) == text
+    assert cut.encode("<img>").ids == whole.encode("<img>").ids
+
+
+def test_a_mark_that_has_no_embedding_is_refused(tmp_path) -> None:
+    """The template needs it: the tokenizer belongs to another model."""
+    make_tokenizer(INTERNVL_SPECIAL).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(CheckpointError, match="has a token 259, but the model's vocabulary ends at 258"):
+        read_tokenizer(tmp_path, prompts.INTERNVL.special, 256 + INTERNVL_SPECIAL.index("</img>"))

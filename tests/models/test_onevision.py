@@ -304,7 +304,7 @@ DAMAGE = [
     (lose_the_tokenizer, "tokenizer.json: is absent"),
     (damage_the_tokenizer, "tokenizer.json: is not a tokenizer"),
     (foreign_tokenizer, "tokenizer.json: has no token '<|im_end|>'"),
-    (larger_tokenizer, "tokenizer.json: has a token 261, but the model's vocabulary ends at 199"),
+    (larger_tokenizer, "tokenizer.json: has a token 257, but the model's vocabulary ends at 199"),
 ]
 
 
