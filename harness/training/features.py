@@ -18,6 +18,7 @@ from torch import Tensor
 from harness.files import make_folder
 from harness.models.llava import LlavaVision
 from harness.tofc.merging import merge
+from harness.training.contract import TrainingData
 from harness.training.model import Batch
 from harness.training.reading import Reader, Share, keys_of_step
 
@@ -51,11 +52,11 @@ def merged_features(
             on_picture()
         return found
 
-    name = _name(backbone, reader, indices, clusters) if cache else ""
+    of_tower = _of_tower(backbone) if cache else ""
     found: dict[str, Tensor] = {}
     for first in range(0, len(indices), _PICTURES_A_FILE):
         few = indices[first : first + _PICTURES_A_FILE]
-        path = cache and cache / f"{name}-{first}.safetensors"
+        path = cache and cache / f"{_name(of_tower, reader.data, few, clusters)}.safetensors"
         found |= read_or_made(path, functools.partial(made, few))
     return _grouped(found)
 
@@ -85,13 +86,20 @@ def _grouped(found: Mapping[str, Tensor]) -> Cached:
     return grouped
 
 
-def _name(backbone: LlavaVision, reader: Reader, indices: Sequence[int], clusters: Sequence[int]) -> str:
-    """A digest of all that the features follow from: the tower, the pictures, the n_c."""
-    total = hashlib.sha256(json.dumps([reader.data.identity, list(indices), sorted(clusters)]).encode())
+def _name(of_tower: str, data: TrainingData, few: Sequence[int], clusters: Sequence[int]) -> str:
+    """A digest of all that the features of a few pictures follow from: the tower, the pictures, the n_c."""
+    pictures = [(index, data.content(index)) for index in few]
+    return hashlib.sha256(json.dumps([of_tower, pictures, sorted(clusters)]).encode()).hexdigest()[:24]
+
+
+def _of_tower(backbone: LlavaVision) -> str:
+    """A digest of how a vision side makes features of pixels: its sizes, tiling, cut and weights."""
+    sizes = backbone.config.vision_config.to_dict()
+    total = hashlib.sha256(repr((sorted(sizes.items(), key=str), backbone.tiling, backbone.cut)).encode())
     for name, parameter in sorted(backbone.vision_tower.named_parameters()):
-        total.update(name.encode())
+        total.update(f"{name} {parameter.dtype} {tuple(parameter.shape)};".encode())
         total.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()[:24]
+    return total.hexdigest()
 
 
 def batches(
