@@ -6,7 +6,6 @@ P patches   C clusters   D dimension
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from harness.files import make_folder
+from harness.models import files
 from harness.models.llava import LlavaVision
 from harness.tofc.merging import merge
 from harness.training.contract import TrainingData
@@ -71,10 +71,8 @@ def read_or_made(path: Path | None, make: Callable[[], dict[str, Tensor]]) -> di
     found = make()
     if path:
         make_folder(path.parent)
-        # Trainings for several lambdas may be making the same features at once.
-        unfinished = path.with_suffix(f".{os.getpid()}.part")
-        save_file(found, unfinished)
-        unfinished.replace(path)
+        with files.written(path) as unfinished:
+            save_file(found, unfinished)
     return found
 
 
