@@ -18,6 +18,7 @@ from baselines.networks.network import Network
 from baselines.neural_codec import locate
 from harness.errors import CheckpointError
 from harness.files import why
+from harness.models import files
 
 NETWORKS: Mapping[str, type[Network]] = {"hyperprior": ScaleHyperprior, "elic": Elic2022Official}
 
@@ -212,5 +213,5 @@ def save(path: Path, net: Network) -> None:
         for name, tensor in net.state_dict().items()
         if not name.endswith(known)
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+    with files.written(path) as unfinished:
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, unfinished)

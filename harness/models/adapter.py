@@ -107,19 +107,20 @@ def halve(model: "PeftModel") -> None:
 
 
 def save(model: "PeftModel", folder: Path, backbone: str) -> None:
-    """Saves adapter and projector in peft's format, config and weights, in half precision.
+    """Saves adapter and projector in peft's format, config and weights, in half precision; replaces the folder.
 
-    ``backbone`` is the base's name.
+    ``backbone`` is the base's name. Raises OSError where the folder cannot be written.
     """
-    model.save_pretrained(str(folder), save_embedding_layers=False)
-    weights = folder / SAFETENSORS_WEIGHTS_NAME
-    save_file({name: tensor.half() for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
-    # peft names the folder that the base was loaded from, which another machine does not have.
-    path = folder / CONFIG_NAME
-    config = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**config, "base_model_name_or_path": backbone}, indent=2) + "\n", encoding="utf-8")
-    # peft's generated card is a form with nothing filled in; the codec's folder has its own.
-    (folder / "README.md").unlink(missing_ok=True)
+    with files.written(folder) as unfinished:
+        model.save_pretrained(str(unfinished), save_embedding_layers=False)
+        weights = unfinished / SAFETENSORS_WEIGHTS_NAME
+        save_file({name: tensor.half() for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+        # peft names the folder that the base was loaded from, which another machine does not have.
+        path = unfinished / CONFIG_NAME
+        config = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps({**config, "base_model_name_or_path": backbone}, indent=2) + "\n", encoding="utf-8")
+        # peft's generated card is a form with nothing filled in; the codec's folder has its own.
+        (unfinished / "README.md").unlink(missing_ok=True)
 
 
 class Lora:

@@ -5,11 +5,13 @@ from a network (:mod:`harness.models.hub` does that), no pickle is read, and no 
 Nothing here imports torch.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 
 from harness.catalog import ZOO
 from harness.errors import CheckpointError, UnavailableError
-from harness.files import why
+from harness.files import UNFINISHED, why
 from harness.models.contract import Part
 
 SOURCES: Mapping[str, str | Path] = {
@@ -143,6 +145,31 @@ def first_absent(folder: Path) -> str | None:
     elif not any(folder.glob("*.safetensors")):
         names.append("model.safetensors")
     return next((name for name in names if not (folder / name).is_file()), None)
+
+
+@contextlib.contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """Where the body writes a file of tensors, or a folder with one; afterwards it is at ``path``, in one step.
+
+    safetensors writes under a name of its own choice first, which a kill leaves behind: so it writes in a folder that
+    :func:`harness.runs.disk.remove_unfinished` knows. Raises OSError, naming ``path``, where the body cannot write.
+    """
+    folder = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        yield folder / path.name
+        if path.is_dir():
+            shutil.rmtree(path)
+        (folder / path.name).replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+    except SafetensorError as error:
+        if (found := re.search(r"os error (\d+)", str(error))) is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from harness.errors import CheckpointError
+from harness.models import files
 from harness.tofc import bitstream
 from harness.tofc.bitstream import LIMITS, Budget, Header, Limits, ModelTables, SideInformation, Symbols
 from harness.tofc.level_order import Levels
@@ -223,17 +224,19 @@ class FeatureCodec(nn.Module, ABC):
         return y_PCD.reshape(-1, self.config.dim).float()
 
     def save(self, path: Path, *, networks: bool = True) -> None:
-        """Write weights, integer tables, sizes and hash as one safetensors file; raises ValueError before freeze.
+        """Write weights, integer tables, sizes and hash as one safetensors file, in one step.
 
         Without ``networks``, or where the codec itself was loaded without them, it leaves out what only training needs:
-        it codes the same, and cannot be trained further.
+        it codes the same, and cannot be trained further. Raises ValueError before freeze, OSError where that fails.
         """
         frozen = self.frozen
         halves = self._halves() if networks and self._has_networks else {}
         tensors = {**self._used(), **frozen.tensors, **halves}
         config = self.config.model_dump_json()
         contents = _digest(config, tensors)
-        save_file(tensors, path, {"format": self.FORMAT, "config": config, "hash": frozen.digest, "contents": contents})
+        facts = {"format": self.FORMAT, "config": config, "hash": frozen.digest, "contents": contents}
+        with files.written(path) as unfinished:
+            save_file(tensors, unfinished, facts)
 
     @classmethod
     def load(cls, path: Path, device: str | torch.device = "cpu") -> Self:

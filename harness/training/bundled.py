@@ -74,6 +74,10 @@ class Bundled:
         """The page's seed."""
         return "/".join(map(str, self._pages[index].seed))
 
+    def content(self, index: int) -> str:
+        """The page's seed, from which it is drawn."""
+        return self.picture(index)
+
     def example(self, index: int, draw: int) -> Example:
         """A page, its questions drawn for this pass."""
         page = self._pages[index]

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from harness.errors import CheckpointError
+from harness.models import files
 
 FILE = "checkpoint.safetensors"
 _FORMAT = "tofc-training-1"
@@ -36,12 +37,10 @@ class State:
 
 
 def write(path: Path, state: State) -> None:
-    """Replace a checkpoint, in one step."""
+    """Replace a checkpoint, in one step; raises OSError where it cannot be written, and leaves the one before."""
     facts = {key: getattr(state, key) for key in ("identity", "stage", "steps", "seconds", "scaler", "processes")}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    save_file(dict(state.tensors), unfinished, {"format": _FORMAT, "state": json.dumps(facts)})
-    unfinished.replace(path)
+    with files.written(path) as unfinished:
+        save_file(dict(state.tensors), unfinished, {"format": _FORMAT, "state": json.dumps(facts)})
 
 
 def read(path: Path, *, tensors: bool = True) -> State | None:
@@ -92,6 +91,5 @@ def write_halves(path: Path, module: nn.Module, metadata: Mapping[str, str]) -> 
     }
     if not all(torch.isfinite(tensor).all() for tensor in halves.values()):
         raise ValueError(f"{path}: a weight leaves the range of half precision")
-    unfinished = path.with_suffix(".part")
-    save_file(halves, unfinished, dict(metadata))
-    unfinished.replace(path)
+    with files.written(path) as unfinished:
+        save_file(halves, unfinished, dict(metadata))

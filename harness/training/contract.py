@@ -63,3 +63,10 @@ class TrainingData(Protocol):
     def picture(self, index: int) -> str | None:
         """What identifies the picture of example ``index``; None where it shows none. Cheap."""
         ...
+
+    def content(self, index: int) -> str:
+        """What identifies the pixels of example ``index``, which shows a picture; raises DataError where it is gone.
+
+        A data set's identity need not depend on them: a file of conversations has only its pictures' paths.
+        """
+        ...

@@ -9,8 +9,9 @@ import hashlib
 import json
 import os
 import posixpath
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from PIL import Image
 from pydantic import Field
@@ -22,6 +23,7 @@ from harness.models.prompts import Template
 from harness.scenario.fields import Frozen
 from harness.training.contract import Dialogue, Example, Turn
 
+T = TypeVar("T")
 _IMAGE = "<image>"
 
 
@@ -70,10 +72,19 @@ class Conversations:
         read = functools.partial(self._open, index, name, image) if image is not None else None
         return Example(name, (dialogue,), read)
 
+    def content(self, index: int) -> str:
+        """The digest of the picture's file as it is now."""
+        name, image, _ = self._entries[index]
+        assert image is not None
+        return self._of_file(index, name, image, lambda file: hashlib.sha256(file).hexdigest())
+
     def _open(self, index: int, name: str, image: str) -> Image.Image:
+        return self._of_file(index, name, image, pictures.decode)
+
+    def _of_file(self, index: int, name: str, image: str, read: Callable[[bytes], T]) -> T:
         path = self._images / image
         try:
-            return pictures.decode(path.read_bytes())
+            return read(path.read_bytes())
         except OSError as error:
             said = why(error)
         except DataError as error:

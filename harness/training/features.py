@@ -6,7 +6,6 @@ P patches   C clusters   D dimension
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -16,8 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from harness.files import make_folder
+from harness.models import files
 from harness.models.llava import LlavaVision
 from harness.tofc.merging import merge
+from harness.training.contract import TrainingData
 from harness.training.model import Batch
 from harness.training.reading import Reader, Share, keys_of_step
 
@@ -51,11 +52,11 @@ def merged_features(
             on_picture()
         return found
 
-    name = _name(backbone, reader, indices, clusters) if cache else ""
+    of_tower = _of_tower(backbone) if cache else ""
     found: dict[str, Tensor] = {}
     for first in range(0, len(indices), _PICTURES_A_FILE):
         few = indices[first : first + _PICTURES_A_FILE]
-        path = cache and cache / f"{name}-{first}.safetensors"
+        path = cache and cache / f"{_name(of_tower, reader.data, few, clusters)}.safetensors"
         found |= read_or_made(path, functools.partial(made, few))
     return _grouped(found)
 
@@ -70,10 +71,8 @@ def read_or_made(path: Path | None, make: Callable[[], dict[str, Tensor]]) -> di
     found = make()
     if path:
         make_folder(path.parent)
-        # Trainings for several lambdas may be making the same features at once.
-        unfinished = path.with_suffix(f".{os.getpid()}.part")
-        save_file(found, unfinished)
-        unfinished.replace(path)
+        with files.written(path) as unfinished:
+            save_file(found, unfinished)
     return found
 
 
@@ -85,13 +84,20 @@ def _grouped(found: Mapping[str, Tensor]) -> Cached:
     return grouped
 
 
-def _name(backbone: LlavaVision, reader: Reader, indices: Sequence[int], clusters: Sequence[int]) -> str:
-    """A digest of all that the features follow from: the tower, the pictures, the n_c."""
-    total = hashlib.sha256(json.dumps([reader.data.identity, list(indices), sorted(clusters)]).encode())
+def _name(of_tower: str, data: TrainingData, few: Sequence[int], clusters: Sequence[int]) -> str:
+    """A digest of all that the features of a few pictures follow from: the tower, the pictures, the n_c."""
+    pictures = [(index, data.content(index)) for index in few]
+    return hashlib.sha256(json.dumps([of_tower, pictures, sorted(clusters)]).encode()).hexdigest()[:24]
+
+
+def _of_tower(backbone: LlavaVision) -> str:
+    """A digest of how a vision side makes features of pixels: its sizes, tiling, cut and weights."""
+    sizes = backbone.config.vision_config.to_dict()
+    total = hashlib.sha256(repr((sorted(sizes.items(), key=str), backbone.tiling, backbone.cut)).encode())
     for name, parameter in sorted(backbone.vision_tower.named_parameters()):
-        total.update(name.encode())
+        total.update(f"{name} {parameter.dtype} {tuple(parameter.shape)};".encode())
         total.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()[:24]
+    return total.hexdigest()
 
 
 def batches(

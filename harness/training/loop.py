@@ -25,7 +25,8 @@ from harness.files import make_folder
 from harness.models import adapter
 from harness.models.llava import Llava
 from harness.reporter import Progress
-from harness.runs.disk import discard
+from harness.runs.disk import discard, remove_unfinished
+from harness.tofc.trained import MANIFEST
 from harness.training import checkpoint, features, reading, recipe, result
 from harness.training.card import HeldOut, Reduced, stage_of
 from harness.training.codec import objective
@@ -193,8 +194,10 @@ class Training:
         ``fresh`` deletes what another training left in the folder.
         """
         config, self._reporter = self.config, reporter
-        if fresh and self.accelerator.is_main_process:
-            for name in (checkpoint.FILE, LOG, *result.FILES):
+        if self.accelerator.is_main_process:
+            remove_unfinished(self.folder)
+            # The manifest first: a folder that has one is complete.
+            for name in (MANIFEST, checkpoint.FILE, LOG, *result.FILES) if fresh else ():
                 discard(self.folder / name)
         self.accelerator.wait_for_everyone()
         state = checkpoint.read(self.folder / checkpoint.FILE)

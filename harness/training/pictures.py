@@ -59,6 +59,10 @@ class Pictures:
         """The path below the folder."""
         return self._name(self._paths[index])
 
+    def content(self, index: int) -> str:
+        """The digest of the file as it was when the folder was read."""
+        return self._of_content[self.picture(index)][1]
+
     def example(self, index: int, draw: int) -> Example:  # noqa: ARG002
         """A picture, without a question."""
         path = self._paths[index]

@@ -159,9 +159,7 @@ def write(
     if peft is not None:
         adapter.save(peft, folder / ADAPTER, backbone.name)
     if codec is not None and config.codec is not None:
-        unfinished = folder / f"{CODEC}.part"
-        codec.save(unfinished, networks=config.codec.keep_networks)
-        unfinished.replace(folder / CODEC)
+        codec.save(folder / CODEC, networks=config.codec.keep_networks)
     if reducer is not None:
         write_halves(folder / REDUCER, reducer, {"config": reducer.config.model_dump_json()})
     facts = {

@@ -1,5 +1,8 @@
 """The one loop of every training: its schedule, its steps against torch's own, and what a checkpoint restores."""
 
+import os
+import resource
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from harness.errors import CheckpointError
+from harness.models import files
+from harness.runs.disk import remove_unfinished
 from harness.training import checkpoint
 from harness.training.fit import Group, fit, learning_rate_factor, warm_up_and_cosine
+from tests.forked import forked
 
 
 def groups_of(module: nn.Module) -> list[Group]:
@@ -139,6 +145,50 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
         CheckpointError, match=r"state: not a readable checkpoint of a training: .*delete it to start over"
     ):
         checkpoint.read(tmp_path / "state")
+
+
+def state_of(steps: int, n: int) -> checkpoint.State:
+    """A state with one tensor of ``n`` numbers."""
+    return checkpoint.State("tiny", "joint", steps, 0.0, {}, {"weight": torch.full((n,), float(steps))})
+
+
+def test_a_checkpoint_that_cannot_be_written_is_named_and_the_one_before_is_kept(tmp_path: Path) -> None:
+    """A limit on the size of files stands for a full disk."""
+    path = tmp_path / "out" / checkpoint.FILE
+    checkpoint.write(path, state_of(1, 10))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as raised:
+            checkpoint.write(path, state_of(2, 10_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert raised.value.filename == str(path)
+    assert [file.name for file in path.parent.iterdir()] == [checkpoint.FILE]
+    kept = checkpoint.read(path)
+    assert kept is not None
+    assert kept.steps == 1
+
+
+def test_what_a_kill_leaves_of_a_checkpoint_can_be_found(tmp_path: Path) -> None:
+    """The one before is whole, and what was being written is in a folder that is known as unfinished."""
+    path = tmp_path / checkpoint.FILE
+    checkpoint.write(path, state_of(1, 10))
+
+    def killed() -> None:
+        with files.written(path) as unfinished:
+            # safetensors writes under such a name before it gives the file its own.
+            (unfinished.parent / ".tmpAbCdEf").write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    process = forked(killed)
+    process.join()
+    assert len(list(tmp_path.iterdir())) == 2
+    remove_unfinished(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == [checkpoint.FILE]
+    kept = checkpoint.read(path)
+    assert kept is not None
+    assert kept.steps == 1
 
 
 @given(steps=st.integers(1, 400), warm_up=st.floats(0, 0.9), floor=st.sampled_from([0.0, 0.02]))

@@ -27,6 +27,7 @@ from harness.schemes.envelope import receive, send
 from harness.schemes.tofc import Tofc, TofcPoint
 from harness.tofc.codec import TofcCodec
 from harness.tofc.trained import adapter_beside, find_codec
+from harness.training import loop
 from harness.training.load import load
 from harness.training.loop import Training
 from tests.forked import forked
@@ -145,6 +146,29 @@ def test_an_unfinished_training_of_another_configuration_is_not_resumed(
     assert Training(load(config), machine={}).is_complete
     with pytest.raises(ScenarioError, match="the result of another configuration"):
         assert Training(load(config, ["lambda=0.2"]), machine={}).is_complete
+
+
+def test_a_fresh_start_that_is_killed_leaves_no_complete_training(
+    write_config: Callable[..., Path], train: Callable[..., Any], silent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it had deleted by then; and what an earlier kill left unfinished goes."""
+    config = write_config(prefit={"steps": 1, "pictures": 4, "batch": 2}, steps=0, lora={"rank": 0})
+    train(config)
+    training = Training(load(config), machine={})
+    assert training.is_complete
+    leftover = training.folder / ".unfinished-1-checkpoint.safetensors"
+    leftover.mkdir()
+
+    def discard(path: Path, whole: Any = loop.discard) -> None:
+        if path.exists():
+            whole(path)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "discard", discard)
+    with pytest.raises(KeyboardInterrupt):
+        training.run(silent, fresh=True)
+    assert not training.is_complete
+    assert not leftover.exists()
 
 
 def test_a_frozen_backbone_leaves_a_codec_alone(
