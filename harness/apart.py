@@ -64,6 +64,7 @@ def measure_half(
             "of both is known so well; give measure.timed_samples instead"
         )
     Run.check_writable(folder)
+    Run.refuse_source(folder, *([] if payloads is None else [payloads]), *(one.file for one in scenario.profile))
     stock = take_stock(scenario, allow_stand_ins=allow_stand_ins)
     study.announce(stock, reporter)
     sent = None if payloads is None else _Sent.of(payloads, stock)

@@ -42,7 +42,7 @@ def join(device: Path, server: Path, folder: Path, *, links: Path, reporter: Rep
     Raises ResultsError, naming the difference, for halves that are not of one run.
     """
     Run.check_writable(folder)
-    _refuse_own(folder, device, server)
+    Run.refuse_source(folder, device, server)
     ours, theirs = Run.read(device, "device"), Run.read(server, "server")
     if differs := list(_differences(ours, theirs)):
         raise ResultsError(f"{device} and {server} are not halves of one run: {'; '.join(differs)}")
@@ -70,7 +70,7 @@ def replay(
     the section names a server stage that there is not.
     """
     Run.check_writable(folder)
-    _refuse_own(folder, source)
+    Run.refuse_source(folder, source, *(recording.file for recording in scenario.profile))
     record = Run.read(source)
     spec = scenario.replay
     _refuse_links(spec)
@@ -175,15 +175,6 @@ def _differences(device: Record, server: Record) -> Iterator[str]:
         yield "the harness's code differs"
     if (sent := payloads_digest(device.folder)) != (had := theirs.digests.get(PAYLOADS)):
         yield f"the server half answered other payloads ({had}) than the device half made ({sent})"
-
-
-def _refuse_own(folder: Path, *sources: Path) -> None:
-    """Raises ResultsError for a run that would be made in place of what it is made of, whose rows are measured."""
-    for source in sources:
-        if folder.resolve() == source.resolve():
-            raise ResultsError(
-                f"{folder}: is what the new run would be made of, and would be lost; choose another --name"
-            )
 
 
 def _refuse_links(spec: Replay) -> None:

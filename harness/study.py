@@ -83,6 +83,7 @@ def run(
     the server is absent or differs, or a worker does.
     """
     Run.check_writable(folder)
+    Run.refuse_source(folder, *(recording.file for recording in scenario.profile))
     stock = take_stock(scenario, allow_stand_ins=allow_stand_ins)
     if not fresh and (folder / provenance.MANIFEST).exists():
         earlier = provenance.read(folder / provenance.MANIFEST)

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from harness import study
 from harness.analysis import Analysis
+from harness.apart import measure_half
 from harness.derived import _against, _not_replaced, join, replay
 from harness.errors import ResultsError, ScenarioError
 from harness.records import Side
@@ -143,4 +145,10 @@ def test_a_run_does_not_take_the_place_of_what_it_is_made_of(tmp_path: Path) -> 
         replay(record.folder, load(tmp_path / "other.yaml"), tmp_path / "x" / ".." / "run", command=(), **given)
     with pytest.raises(ResultsError, match="is what the new run would be made of"):
         join(tmp_path / "half", record.folder, record.folder, links=tmp_path, **given)
+    with pytest.raises(ResultsError, match="is what the new run would be made of"):
+        measure_half(load(tmp_path / "other.yaml"), record.folder, "server", payloads=record.folder, **given)
+    profile = "profile: [{path: run, pipeline: server_only, side: server, machine: AGX Orin}]\n"
+    (tmp_path / "recorded.yaml").write_text(OTHER + profile)
+    with pytest.raises(ResultsError, match="is what the new run would be made of"):
+        study.run(load(tmp_path / "recorded.yaml"), record.folder, **given)
     assert "measured" in Run.read(record.folder).stages["source"].to_pylist()

@@ -8,15 +8,20 @@ and a share is known as well as n independent requests would know it (Kish's des
 
     n = S R / deff,        deff = (sum_s (x_s - F)^2 / (S (S - 1))) / (F (1 - F) / (S R)),        S <= n <= S R,
 
-S where all pictures agree and nothing can be estimated. Pictures that do not count alike, as in a sum over subtasks of
-different sizes, may be worth fewer than S: there x_s is a picture's part of the share, not limited to 0 to 1, and n has
-no such limit. The interval of a share is Clopper and Pearson's with
-n (t_{n - 1} / t_{S - 1})^2 requests in place of n, as Korn and Graubard have it (Survey Methodology 24, 1998), since
-the design effect of few pictures is itself uncertain. A percentile's interval is that of the share p, read back
-through F (Woodruff, Journal of the American Statistical Association 47, 1952). A percentile is claimed only where n
-certifies it (:func:`harness.analysis.latency.required_samples`).
+S where all pictures agree and nothing can be estimated. Pictures that do not count alike may be worth fewer than S:
+there x_s is a picture's part of the share, not limited to 0 to 1, and n has no such limit. In a mean over H subtasks of
+different sizes a picture of subtask h has the weight w_s = 1 / (H n_h), and the variance of the share is
 
-    S pictures   R requests of each   K replications
+    sum_s w_s^2 v_h,   v_h = (sum_{s in h} u_s^2 + v) / n_h,   v = sum_s u_s^2 / (S - H),   u_s = (x_s - F) / (S w_s).
+
+Without v a subtask of one picture, or one whose few pictures agree, would add nothing to it. Where all pictures agree n
+is 1 / sum_s w_s^2; with one subtask all is as above. The interval of a share is Clopper and Pearson's with
+n (t_{n - 1} / t_{S - 1})^2 requests in place of n where n is above S, as Korn and Graubard have it (Survey Methodology
+24, 1998), since the design effect of few pictures is itself uncertain. A percentile's interval is that of the share p,
+read back through F (Woodruff, Journal of the American Statistical Association 47, 1952). A percentile is claimed only
+where n certifies it (:func:`harness.analysis.latency.required_samples`).
+
+    S pictures   R requests of each   H subtasks   K replications
 """
 
 import dataclasses
@@ -40,21 +45,28 @@ class Sized:
     effective: float
 
 
-def effective_size(inside_SR: ArrayLike, at_most: int | None = None) -> float:
+def effective_size(inside_SR: ArrayLike, at_most: int | None = None, *, subtask_S: ArrayLike | None = None) -> float:
     """The effective size n of a share, from S to S R; ``inside_SR`` (S, R) says of each request whether it is inside.
 
     A column may also hold pictures' own shares (S, 1), from 0 to 1; n then goes up to ``at_most``, how many requests
     were timed, since replaying one of them again adds no information. Where pictures do not count alike it holds their
-    parts of the share, whose mean is the share, and n may be below S.
+    parts of the share, whose mean is the share, and n may be below S. ``subtask_S`` names the subtask of each picture,
+    where the share is a mean over subtasks that count alike.
     """
     inside_SR = _pictures_by_requests(inside_SR)
     n_pictures = inside_SR.shape[0]
     share_S = inside_SR.mean(axis=1)
     share = float(share_S.mean())
-    between = float(share_S.var(ddof=1)) / n_pictures if n_pictures > 1 else 0.0
-    if not 0 < share < 1:
-        return float(n_pictures)
+    alike = np.zeros(n_pictures)
+    _, of_S, n_H = np.unique(alike if subtask_S is None else subtask_S, return_inverse=True, return_counts=True)
+    weight_S = 1 / (n_H.size * n_H[of_S])
+    agreed = 1 / float(weight_S @ weight_S)
+    if not 0 < share < 1 or n_pictures == n_H.size > 1:
+        return agreed
     most = max(at_most or inside_SR.size, n_pictures)
+    square_S = ((share_S - share) / (n_pictures * weight_S)) ** 2
+    within = float(square_S.sum()) / max(n_pictures - n_H.size, 1)
+    between = float((np.bincount(of_S, weights=square_S) + within) @ (1 / (n_H.size * n_H) ** 2))
     if between == 0.0:
         return float(most)
     found = share * (1 - share) / between
@@ -64,14 +76,16 @@ def effective_size(inside_SR: ArrayLike, at_most: int | None = None) -> float:
     return float(np.clip(found, least, most))
 
 
-def share(inside_SR: ArrayLike, *, at_most: int | None = None, confidence: float = 0.95) -> Sized:
+def share(
+    inside_SR: ArrayLike, *, at_most: int | None = None, subtask_S: ArrayLike | None = None, confidence: float = 0.95
+) -> Sized:
     """The share of requests that are inside, such as those within a deadline, from 0 to 1.
 
-    ``inside_SR`` and ``at_most`` as of :func:`effective_size`; what was never answered is not inside. Fewer than
-    :data:`harness.analysis.means.MIN_PICTURES` pictures give no interval.
+    ``inside_SR``, ``at_most`` and ``subtask_S`` as of :func:`effective_size`; what was never answered is not inside.
+    Fewer than :data:`harness.analysis.means.MIN_PICTURES` pictures give no interval.
     """
     inside_SR = _pictures_by_requests(inside_SR)
-    value, effective = float(inside_SR.mean()), effective_size(inside_SR, at_most)
+    value, effective = float(inside_SR.mean()), effective_size(inside_SR, at_most, subtask_S=subtask_S)
     if reason := too_few(inside_SR.shape[0]):
         return Sized(estimate=Estimate(value, math.nan, math.nan, reason), effective=effective)
     low, high = _clopper_pearson(value, effective, inside_SR.shape[0], confidence)
@@ -147,7 +161,8 @@ def unstable(rho: float, where: str = "") -> str:
 
 def _clopper_pearson(share_: float, effective: float, n_pictures: int, confidence: float) -> tuple[float, float]:
     tail = (1 + confidence) / 2
-    wide = scipy.special.stdtrit(max(effective - 1, 1), tail) / scipy.special.stdtrit(n_pictures - 1, tail)
+    degrees = max(effective, n_pictures) - 1
+    wide = scipy.special.stdtrit(degrees, tail) / scipy.special.stdtrit(n_pictures - 1, tail)
     n = effective * float(wide) ** 2
     inside = share_ * n
     low = float(scipy.special.betaincinv(inside, n - inside + 1, 1 - tail)) if inside > 0 else 0.0

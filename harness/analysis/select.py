@@ -272,8 +272,9 @@ def _interval(scores: Scores, key: PointKey) -> tuple[float, float]:
     own_C, confidence = scores.contributions(key), scores.equality.confidence
     if not scores.normalised:
         top, most = scores.score_max, len(scores.points[key])
-        own_C = scores.parts[0].spread(own_C)
-        found = percentiles.share(own_C[:, None] / top, at_most=most, confidence=confidence).estimate
+        subtask_C = scores.parts[0].subtasks
+        share = percentiles.share(own_C[:, None] / top, at_most=most, subtask_S=subtask_C, confidence=confidence)
+        found = share.estimate
         return top * found.low, top * found.high
     if key == scores.reference:
         return 100.0, 100.0
@@ -289,11 +290,16 @@ def _interval(scores: Scores, key: PointKey) -> tuple[float, float]:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Part:
-    """The questions of one benchmark among all (``mine``, a mask), and how their score is resampled."""
+    """The questions of one benchmark among all, and how their score is resampled.
+
+    Two masks: ``mine`` of all of its questions, ``scored`` of those that its metric counts, which alone are in
+    ``category``, ``group`` and the clusters.
+    """
 
     name: str
     metric: Metric
     mine: NDArray[np.bool_]
+    scored: NDArray[np.bool_]
     category: Words
     group: Words
     cluster_G: NDArray[np.int64]
@@ -307,32 +313,25 @@ class _Part:
 
     def score(self, correct: NDArray[np.bool_]) -> float:
         """The benchmark's own score of verdicts on all questions."""
-        return self.metric.score(self.category, self.group, correct[self.mine])
+        return self.metric.score(self.category, self.group, correct[self.scored])
 
     def resampled(self, correct: NDArray[np.bool_]) -> Floats:
         """The same under each resample, (B,)."""
         weights_BG = _resampled_weights(self.cluster_G, self.n_resamples, self.seed)
-        return self.metric.resampled(self.category, self.group, correct[self.mine], weights_BG)
+        return self.metric.resampled(self.category, self.group, correct[self.scored], weights_BG)
 
-    def spread(self, part_C: Floats) -> Floats:
-        """The clusters' parts of a score with their scatter as it is around the true means of the metric's subtasks.
-
-        Around the means of the n_h clusters of a subtask it is smaller by (n_h - 1) / n_h, and around a single mean of
-        all C by (C - 1) / C, which is made up for wherever a variance is taken.
-        """
+    @property
+    def subtasks(self) -> Words | None:
+        """The subtask of each cluster, (C,), of several the first; None where the score is no sum over subtasks."""
         if not self.metric.groups_within_category:
-            return part_C
-        _, first = np.unique(self.cluster_G, return_index=True)
+            return None
+        _, first_C = np.unique(self.cluster_G, return_index=True)
         _, place_G = np.unique(self.group, return_index=True)
-        _, of_C, n_H = np.unique(self.category[place_G][first], return_inverse=True, return_counts=True)
-        n_C, n = n_H[of_C], part_C.size
-        # A subtask with a single cluster has no scatter to enlarge.
-        larger_C = np.sqrt(n_C / np.maximum(n_C - 1, 1) * (n - 1) / n)
-        return np.asarray(part_C.mean() + larger_C * (part_C - part_C.mean()))
+        return self.category[place_G][first_C]
 
     def contributions(self, correct: NDArray[np.bool_]) -> Floats:
         """Each cluster's part of the score."""
-        right = correct[self.mine]
+        right = correct[self.scored]
         return selection.contributions(
             lambda weights_BG: self.metric.resampled(self.category, self.group, right, weights_BG), self.cluster_G
         )
@@ -362,14 +361,19 @@ def _parts(asked: pd.DataFrame, benchmarks: Sequence[str], equality: Equality) -
         mine = asked["benchmark"].to_numpy() == name
         if not mine.any():
             raise ResultsError(f"no question of {name} was answered; the score needs each of: {', '.join(benchmarks)}")
-        questions = asked[mine]
+        own, category = metric(name), _words(asked["category"])
+        scored = mine & own.counts(category)
+        if not scored.any():
+            scored = mine  # The metric refuses them by name.
+        questions = asked[scored]
         group = _words(questions["group"])
         parts.append(
             _Part(
                 name=name,
-                metric=metric(name),
+                metric=own,
                 mine=mine,
-                category=_words(questions["category"]),
+                scored=scored,
+                category=category[scored],
                 group=group,
                 cluster_G=_clusters(group, _words(questions["picture"])),
                 n_resamples=equality.resamples,

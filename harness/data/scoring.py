@@ -174,6 +174,10 @@ class Metric(ABC):
     def group_of(self, sample_id: str, image_id: str, category: str) -> str:
         """The group of one question, in a benchmark whose file does not name it."""
 
+    def counts(self, category: Words) -> Flags:
+        """Which answers of these categories (N,) are part of the score, (N,)."""
+        return np.ones(category.shape, dtype=np.bool_)
+
     @abstractmethod
     def max(self, category: Words) -> float:
         """The score of a run over these categories (N,) in which every answer is right."""
@@ -263,6 +267,10 @@ class Pairs(Metric):
     def group_of(self, sample_id: str, image_id: str, category: str) -> str:  # noqa: ARG002
         """The questions of one subtask about one image."""
         return f"{category}/{image_id}"
+
+    def counts(self, category: Words) -> Flags:
+        """Those of the subtasks that count."""
+        return super().counts(category) if self.subtasks is None else np.isin(category, self.subtasks)
 
     def max(self, category: Words) -> float:
         """200 a subtask present; raises DataError where none is that counts."""

@@ -10,8 +10,10 @@ import functools
 import importlib.machinery
 import importlib.metadata
 import importlib.util
+import os
 import re
 import sys
+import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -21,6 +23,7 @@ _OURS = ("harness", "baselines")
 _DISTRIBUTION = "tofc-harness"
 _INSTALLED = {"site-packages", "dist-packages"}
 _SUFFIXES = (".py", *importlib.machinery.EXTENSION_SUFFIXES)
+_PYTHON = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")}
 
 
 def of_own_code(modules: Iterable[str]) -> dict[str, str]:
@@ -57,15 +60,18 @@ def _reached(modules: Iterable[str]) -> Iterator[tuple[str, dict[Path, list[Path
     That is an installed package. Python's modules and the harness's are left out.
     """
     waiting = [module.partition(".")[0] for module in modules]
-    named, seen = set(waiting), {*_OURS, *sys.stdlib_module_names} - {"__main__"}
+    named, seen = set(waiting), set(_OURS)
     while waiting:
         if (top := waiting.pop()) in seen:
             continue
         seen.add(top)
         places = _places(top)
+        if top in sys.stdlib_module_names and all(map(_is_pythons, places)):
+            continue
         if top not in named and any(map(_is_installed, places)):
             yield top, None
-            continue
+            # A namespace may have a part of one's own too.
+            places = [place for place in places if not _is_installed(place)]
         sources = {place: _sources(place) for place in places}
         yield top, sources
         waiting += [name for paths in sources.values() for path in paths for name in _imports(path)]
@@ -75,24 +81,48 @@ def _is_installed(place: Path) -> bool:
     return not _INSTALLED.isdisjoint(place.parts)
 
 
+def _is_pythons(place: Path) -> bool:
+    """Whether it is a module of the standard library; one's own may have the name of one."""
+    return not _PYTHON.isdisjoint(place.resolve().parents)
+
+
 def _places(top: str) -> list[Path]:
-    """The file of a module, or the folders of a package; none for one that is not there or has no file."""
+    """The file of a module, or the folders of a package; of either in an archive that, none where there is no file."""
     module = sys.modules.get(top)
     try:
         spec = getattr(module, "__spec__", None) or importlib.util.find_spec(top)
     except (ImportError, ValueError):
         spec = None
     if spec is not None and spec.submodule_search_locations is not None:
-        return [Path(place) for place in spec.submodule_search_locations]
+        return [_in_files(Path(place)) for place in spec.submodule_search_locations]
     file = getattr(module, "__file__", None) or (spec.origin if spec is not None and spec.has_location else None)
-    return [] if file is None else [Path(file)]
+    return [] if file is None else [_in_files(Path(file))]
+
+
+def _in_files(place: Path) -> Path:
+    """A file or folder, or the archive that it is in."""
+    return next((path for path in (place, *place.parents) if path.is_file()), place)
 
 
 def _sources(place: Path) -> list[Path]:
-    """The Python files of a module or a package, and what is compiled."""
+    """The Python files of a module or a package, and what is compiled: what can be imported, also by way of links."""
     if place.is_file():
         return [place]
-    return sorted(path for path in place.rglob("*") if path.name.endswith(_SUFFIXES) and path.is_file())
+    found = []
+    for folder, folders, names in os.walk(place, followlinks=True):
+        inside = Path(folder)
+        folders[:] = [name for name in folders if _is_package(inside / name)]
+        paths = [inside / name for name in names if name.endswith(_SUFFIXES)]
+        # Python reads one without its source; those in __pycache__ are made of sources.
+        bare = (inside / name for name in names if name.endswith(".pyc") and name[:-1] not in names)
+        found += [path for path in (*paths, *bare) if path.is_file()]
+    return sorted(found)
+
+
+def _is_package(folder: Path) -> bool:
+    """Whether modules of a folder can be imported by its name (not ``.venv``), and it is no link to one around it."""
+    named = folder.name.isidentifier() and folder.name != "__pycache__"
+    return named and folder.resolve() not in (around := folder.parent.resolve(), *around.parents)
 
 
 def _digest(place: Path, paths: Iterable[Path]) -> str:

@@ -127,6 +127,15 @@ class Run:
             disk.check_folder(folder)
 
     @staticmethod
+    def refuse_source(folder: Path, *sources: Path) -> None:
+        """Raises ResultsError for a run in place of a run or file that it is made of, also if it is to start over."""
+        for source in sources:
+            if source.resolve().is_relative_to(folder.resolve()):
+                raise ResultsError(
+                    f"{folder}: is what the new run would be made of, and would be lost; choose another --name"
+                )
+
+    @staticmethod
     def refuse_derived(folder: Path) -> None:
         """Raises ResultsError for a run that 'replay', 'join' or an estimate made: no measurement completes it."""
         if _is_derived(folder, provenance.read(folder / MANIFEST)):

@@ -355,14 +355,39 @@ def test_several_benchmarks_that_cannot_be_averaged() -> None:
         Scores(table, asked, equality, [*names, "MMStar"])
 
 
-def test_the_scatter_of_a_sum_over_subtasks_is_around_each_ones_mean() -> None:
-    """Of one question a picture 200 (p_1 + p_2), whose variance is 200^2 sum_h p_h (1 - p_h) / (n_h - 1), unbiased."""
-    n_H, right_H = (4, 25), (1, 20)
-    right = np.concatenate([np.arange(n) < k for n, k in zip(n_H, right_H, strict=True)])
-    table = outcomes({("all", "-"): right})
-    asked = questions(table, benchmark=["GlimpseQA"] * 29, category=["few"] * 4 + ["many"] * 25)
-    scores = Scores(table, asked, EQUALITY, ["GlimpseQA"])
-    part_C = scores.parts[0].spread(scores.contributions(("all", "-")))
-    expected = sum(200**2 * (k / n) * (1 - k / n) / (n - 1) for n, k in zip(n_H, right_H, strict=True))
-    assert part_C.mean() == pytest.approx(200 * (1 / 4 + 20 / 25))
-    assert part_C.var(ddof=1) / 29 == pytest.approx(expected, rel=1e-4)
+def pairs(benchmark: str, sizes: dict[str, int], **right: np.ndarray) -> Scores:
+    """Scores of points, the first of which is the reference, on two questions about each picture of some subtasks."""
+    category = np.repeat(list(sizes), 2 * np.array(list(sizes.values()))).tolist()
+    names = [f"{name}/{i // 2:03}" for i, name in enumerate(category)]
+    table = outcomes({(name, "-"): answers for name, answers in right.items()})
+    asked = questions(table, benchmark=[benchmark] * len(names), category=category, group=names, picture=names)
+    return Scores(table, asked, EQUALITY, [benchmark])
+
+
+def test_a_subtask_whose_few_pictures_agree_is_not_known_for_certain() -> None:
+    """Half of the score rests on one picture, or on two that are right: the interval is as wide as of few pictures.
+
+    Where all are right it ends at 0.025^(1 / n), 1 / n = (1 / n_1 + 1 / n_2) / 4.
+    """
+    for few in (1, 2):
+        right = np.repeat(np.arange(few + 40) % 2 == 0, 2)
+        right[: 2 * few] = True
+        found = row(select(pairs("GlimpseQA", {"few": few, "many": 40}, all=right)), "all")
+        assert (found["score"], found["score_max"]) == (300, 400)
+        assert found["score_high"] - found["score_low"] > 0.4 * found["score_max"]
+        every = row(select(pairs("GlimpseQA", {"few": few, "many": 40}, all=np.ones_like(right))), "all")
+        assert every["score_low"] == pytest.approx(400 * 0.025 ** ((1 / few + 1 / 40) / 4), rel=1e-6)
+
+
+def test_subtasks_that_do_not_count_certify_nothing() -> None:
+    """Of MME only perception counts: pictures of cognition, right or wrong, change neither interval nor test."""
+    perception = np.repeat([True] * 9 + [False], 2)
+    found = []
+    for cognition in (np.zeros(0, bool), np.ones(60, bool), np.zeros(60, bool)):
+        right = np.concatenate([cognition, perception])
+        sizes = {**({"code_reasoning": 30} if cognition.size else {}), "OCR": 10}
+        found.append(select(pairs("MME", sizes, all=right, x=right)))
+    columns = ["clusters", "score", "score_low", "score_high", "score_max", "p_value", "admissible"]
+    for table in found[1:]:
+        pd.testing.assert_frame_equal(table[columns], found[0][columns])
+    assert found[0]["clusters"].tolist() == [10, 10]

@@ -2,14 +2,16 @@
 
 import importlib
 import importlib.machinery
+import py_compile
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from harness.runs import own_code
-from harness.runs.own_code import of_own_code
+from harness.runs.own_code import of_own_code, own_files
 
 FILES = {
     "own_a.py": "import numpy as np\nfrom harness.errors import SchemeError\n\n\ndef late():\n    import own_b.deep\n",
@@ -61,6 +63,46 @@ def test_a_change_in_any_of_them_is_a_change(folder: Path, file: str, changed: l
     path.write_text((path.read_text() if path.exists() else "") + "# changed\n")
     after = of_own_code(["own_a"])
     assert [name for name in after if after[name] != before.get(name)] == changed
+
+
+def _compiled(path: Path, text: str) -> None:
+    """A module without its source."""
+    path.with_suffix(".py").write_text(text)
+    py_compile.compile(str(path.with_suffix(".py")), cfile=str(path), doraise=True)
+    path.with_suffix(".py").unlink()
+
+
+def _archive(path: Path, text: str) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("own_zipped.py", text)
+
+
+def test_whatever_can_be_imported_is_digested(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through a link, without a source, in an archive, or by the name of one of Python's modules; and nothing else."""
+    (folder / "elsewhere").mkdir()
+    (folder / "own_c" / "linked").symlink_to(folder / "elsewhere")
+    (folder / "own_c" / "around").symlink_to(folder / "own_c")
+    for name in (".venv", "__pycache__"):
+        (folder / "own_c" / name).mkdir()
+    monkeypatch.setattr(sys, "path", [str(folder / "own.zip"), *sys.path])
+    (folder / "own_a.py").write_text("import own_c, own_zipped, this\n")
+
+    def found(text: str) -> dict[str, str]:
+        (folder / "elsewhere" / "deep.py").write_text(text)
+        (folder / "this.py").write_text(text)
+        _compiled(folder / "own_c" / "bare.pyc", text)
+        _archive(folder / "own.zip", text)
+        (folder / "own_c" / ".venv" / "other.py").write_text(text)
+        (folder / "own_c" / "__pycache__" / "cached.pyc").write_text(text)
+        importlib.invalidate_caches()
+        return of_own_code(["own_a"])
+
+    first = found("A = 1\n")
+    assert list(first) == ["code of own_a", "code of own_c", "code of own_zipped", "code of this"]
+    assert [name for name, digest in found("A = 2\n").items() if digest != first[name]] == list(first)[1:]
+    assert {name for name in own_files(["own_a"]) if name.startswith("own_c/")} == {
+        "own_c/__init__.py", "own_c/bare.pyc", "own_c/broken.py", "own_c/linked/deep.py",
+    }  # fmt: skip
 
 
 @pytest.mark.slow
