@@ -51,9 +51,8 @@ def read_config(folder: Path, config_class: type[transformers.PretrainedConfig])
 def read_tokenizer(folder: Path, special: Sequence[str], vocabulary: int) -> Tokenizer:
     """The tokenizer of a checkpoint; raises CheckpointError where it is absent, damaged or of another model.
 
-    A tokenizer of this model has the ``special`` tokens, and no other id past ``vocabulary`` than those of added tokens:
-    InternVL3's has one for videos, for which the model has no embedding. They are left out: in a question they are
-    plain text.
+    A tokenizer of this model has the ``special`` tokens. Of its ids past ``vocabulary`` all are of added tokens, as
+    InternVL3's for videos, for which the model has no embedding: these are left out, plain text in a question.
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
