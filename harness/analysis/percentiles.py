@@ -64,9 +64,7 @@ def effective_size(inside_SR: ArrayLike, at_most: int | None = None, *, subtask_
     if not 0 < share < 1 or n_pictures == n_H.size > 1:
         return agreed
     most = max(at_most or inside_SR.size, n_pictures)
-    square_S = ((share_S - share) / (n_pictures * weight_S)) ** 2
-    within = float(square_S.sum()) / max(n_pictures - n_H.size, 1)
-    between = float((np.bincount(of_S, weights=square_S) + within) @ (1 / (n_H.size * n_H) ** 2))
+    between = variance_of_mean(share_S, subtask_S)
     if between == 0.0:
         return float(most)
     found = share * (1 - share) / between
@@ -74,6 +72,21 @@ def effective_size(inside_SR: ArrayLike, at_most: int | None = None, *, subtask_
     # Parts are differences of scores, and their scatter is known to some 1e-7.
     least = n_pictures if found >= (n_pictures - 1) * (1 - 1e-5) else found
     return float(np.clip(found, least, most))
+
+
+def variance_of_mean(part_S: ArrayLike, subtask_S: ArrayLike | None = None) -> float:
+    """The variance of the mean of pictures' parts, (S,), estimated as at the top of the module.
+
+    Without ``subtask_S`` it is that of a simple random sample, sum_s (x_s - F)^2 / (S (S - 1)); 0 of a single picture.
+    """
+    part_S = np.asarray(part_S, np.float64)
+    n_pictures = part_S.size
+    alike = np.zeros(n_pictures)
+    _, of_S, n_H = np.unique(alike if subtask_S is None else subtask_S, return_inverse=True, return_counts=True)
+    weight_S = 1 / (n_H.size * n_H[of_S])
+    square_S = ((part_S - part_S.mean()) / (n_pictures * weight_S)) ** 2
+    within = float(square_S.sum()) / max(n_pictures - n_H.size, 1)
+    return float((np.bincount(of_S, weights=square_S) + within) @ (1 / (n_H.size * n_H) ** 2))
 
 
 def share(

@@ -179,6 +179,12 @@ class Scores:
             self._contributions[key] = selection.joined(found, self._scale)
         return self._contributions[key]
 
+    @cached_property
+    def subtasks(self) -> selection.Subtasks | None:
+        """The subtasks of the clusters of each benchmark; None where all clusters count alike."""
+        found = [part.subtasks for part in self.parts]
+        return found if self.normalised or len(set(found[0])) > 1 else None
+
     def mean_of_means(self, key: PointKey, column: str) -> float:
         """A column's mean over each benchmark's questions, averaged over the benchmarks."""
         values = self.points[key][column].to_numpy()
@@ -257,7 +263,7 @@ def _decided(scores: Scores, table: pd.DataFrame, theta: float) -> dict[PointKey
             order = selection.descending(rungs["point"].tolist(), rungs["payload_bytes"].tolist())
             ladders[ladder] = [(point, scores.contributions((str(pipeline), str(point)))) for point in order]
         alpha = 1 - scores.equality.confidence
-        for decision in selection.admit(ladders, reference_C, theta=theta, alpha=alpha):
+        for decision in selection.admit(ladders, reference_C, theta=theta, alpha=alpha, subtasks=scores.subtasks):
             decided[str(pipeline), str(decision.point)] = decision.p_value, decision.admitted
     return decided
 
@@ -282,8 +288,8 @@ def _interval(scores: Scores, key: PointKey) -> tuple[float, float]:
         return np.nan, np.nan
     reference_C, tail = scores.contributions(scores.reference), (1 - confidence) / 2
     over, under = (
-        selection.certified_share(own_C, reference_C, tail),
-        selection.certified_share(reference_C, own_C, tail),
+        selection.certified_share(own_C, reference_C, tail, scores.subtasks),
+        selection.certified_share(reference_C, own_C, tail, scores.subtasks),
     )
     return 100 * over, min(100 / under if under > 0 else np.inf, scores.score_max)
 
@@ -321,10 +327,10 @@ class _Part:
         return self.metric.resampled(self.category, self.group, correct[self.scored], weights_BG)
 
     @property
-    def subtasks(self) -> Words | None:
-        """The subtask of each cluster, (C,), of several the first; None where the score is no sum over subtasks."""
+    def subtasks(self) -> Words:
+        """The subtask of each cluster, (C,), of several the first; all are one where the score is no sum over such."""
         if not self.metric.groups_within_category:
-            return None
+            return np.full(self.n_clusters, "")
         _, first_C = np.unique(self.cluster_G, return_index=True)
         _, place_G = np.unique(self.group, return_index=True)
         return self.category[place_G][first_C]

@@ -312,8 +312,8 @@ def _share(run: Analysis, mine: PointKey | str, other: PointKey | str, confidenc
     a, b = run.scores.score(mine), run.scores.score(other)
     if a <= 0 or b <= 0:
         return refused(f"{(mine if a <= 0 else other)[0]} scores 0")
-    below = selection.certified_share(b_C, a_C, tail)
-    return Estimate(a / b, selection.certified_share(a_C, b_C, tail), 1 / below if below else math.inf)
+    above, below = (selection.certified_share(*of, tail, run.scores.subtasks) for of in ((a_C, b_C), (b_C, a_C)))
+    return Estimate(a / b, above, 1 / below if below else math.inf)
 
 
 def neighbours_share(evaluation: Evaluation) -> list[Item]:
