@@ -85,7 +85,7 @@ def of_subtasks(right_C: np.ndarray) -> np.ndarray:
 
 
 def test_the_variance_that_small_subtasks_do_not_show_is_made_up_for() -> None:
-    """On average it becomes p (1 - p) sum_h 1 / (H^2 n_h), that of the mean of shares; with one subtask none is added."""
+    """On average it becomes p (1 - p) sum_h 1 / (H^2 n_h), that of a mean of shares; with one subtask none is added."""
     rng, p = np.random.default_rng(5), 0.7
     labels = [np.repeat([str(n) for n in SIZES], SIZES)]
     found = []
