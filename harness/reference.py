@@ -50,7 +50,8 @@ def update(
 
     The run itself is made in ``work``, or completed there; a run of other code or packages is made again, and so is one
     that this harness cannot read. Raises ResultsError if what the rows depend on is not committed (a reference names
-    its commit), and before anything is run for links that a reference cannot have, or a history that cannot be read.
+    its commit), and before anything is run for links that a reference cannot have, a history that cannot be read, or a
+    run in ``folder`` that is no reference.
     """
     scenario = load(scenario_file)
     disk.check_folder(folder)
@@ -58,6 +59,10 @@ def update(
     commit = _commit(Path(__file__).parents[1])
     _refuse_links(scenario.replay.files, scenario_file.parent)
     history(folder)
+    if (before := _read(reference)) is not None and replayed.REPLAYED not in before.tables:
+        raise ResultsError(
+            f"{reference}: holds a run that is no reference run, and would be lost; give another --folder"
+        )
     fresh = False
     if (own / MANIFEST).exists():
         now = take_stock(scenario).manifest(scenario.name, {"id": "", "name": ""}, ())
@@ -67,11 +72,11 @@ def update(
     record = Run.read(own)
     finished = record.manifest.finished_utc or ""
     kept = _read(reference)
-    there = kept is not None and kept.finished_utc == finished and _is_whole(reference, kept)
+    is_made = kept is not None and kept.finished_utc == finished and _is_whole(reference, kept)
     explained = any(one.scenario == scenario.name and one.date >= finished for one in history(folder))
-    if there and explained:
+    if is_made and explained:
         return False
-    if not there:
+    if not is_made:
         content = as_reference(record, scenario_file.parent)
         folder.mkdir(parents=True, exist_ok=True)
         disk.remove_unfinished(folder)

@@ -8,6 +8,7 @@ import ctypes
 import functools
 import re
 import types
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,7 +114,11 @@ def weights_bytes(half: object) -> int:
             storage = thing.untyped_storage()
             found[storage.data_ptr()] = 0 if thing.is_meta else storage.nbytes()
         elif isinstance(thing, np.ndarray):
-            found.setdefault(thing.__array_interface__["data"][0], thing.nbytes)
+            # A view holds all of the array that it is of, as a tensor holds its storage.
+            whole = thing
+            while isinstance(whole.base, np.ndarray):
+                whole = whole.base
+            found.setdefault(whole.__array_interface__["data"][0], whole.nbytes)
         else:
             waiting += _held(thing)
     return sum(found.values())
@@ -126,13 +131,14 @@ def _held(thing: Any) -> Iterator[object]:
     """The objects that an object owns: a function's globals and an object's class are not its own."""
     if isinstance(thing, Mapping):
         yield from thing.values()
-    elif isinstance(thing, list | tuple | set | frozenset):
+    elif isinstance(thing, list | tuple | set | frozenset | deque):
         yield from thing
     elif isinstance(thing, functools.partial):
         yield from (thing.func, thing.args, thing.keywords)
     elif isinstance(thing, types.MethodType):
         yield from (thing.__self__, thing.__func__)
     elif isinstance(thing, types.FunctionType):
+        yield from (thing.__defaults__, thing.__kwdefaults__)
         for cell in thing.__closure__ or ():
             with contextlib.suppress(ValueError):
                 yield cell.cell_contents

@@ -420,6 +420,8 @@ def _resume(folder: Path, new: Manifest) -> Manifest:
         raise ResultsError(f"{folder}: holds a run of the scenario {was!r}, and this one is {now!r}; {_CHOOSE}")
     if old.half != new.half:
         raise ResultsError(f"{folder}: holds {_halves(old.half)}, and this is {_halves(new.half)}; {_CHOOSE}")
+    if replayed.REPLAYED in old.tables:
+        raise ResultsError(f"{folder}: holds a reference run, which 'harness reference update' remakes; {_CHOOSE}")
     if _is_derived(folder, old):
         raise ResultsError(f"{folder}: {_DERIVED}; {_CHOOSE}")
     if differs := provenance.software_changes(old, new):
@@ -429,6 +431,9 @@ def _resume(folder: Path, new: Manifest) -> Manifest:
         )
     if old.status == "complete":
         _reopen(folder, old)
+    elif not parts.facts_of(folder):
+        # Nothing came of the earlier sessions. Those of a replay that was stopped at once are of another run's rows.
+        old = old.model_copy(update={"sessions": ()})
     samples = {name: digest for name, digest in old.tables.items() if name == "samples"}
     return new.model_copy(update={"sessions": (*old.sessions, *new.sessions), "tables": samples})
 

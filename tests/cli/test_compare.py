@@ -210,7 +210,7 @@ def test_an_update_replaces_what_this_harness_cannot_read(
 def test_an_update_that_would_fail_at_its_end_is_refused_at_once(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """For a link outside the scenario's folder, a history that is none, and two scenarios of one name."""
+    """For a link outside the scenario's folder, two scenarios of one name, a measured run, a history that is none."""
     monkeypatch.setattr("harness.study.run", lambda *_, **__: pytest.fail("nothing is run"))
     monkeypatch.setattr("harness.runs.provenance.checkout", lambda _: ("c" * 40, False))
     monkeypatch.setattr("harness.runs.provenance.uncommitted", lambda *_: [])
@@ -227,10 +227,14 @@ def test_an_update_that_would_fail_at_its_end_is_refused_at_once(
     (tmp_path / "mine" / "b.yaml").write_text(smoke)
     status, _, error = harness(*command, "mine/b.yaml")
     assert (status, "mine/a.yaml and mine/b.yaml: have one name, smoke, and would have one" in error) == (2, True)
+    assert not (tmp_path / "work").exists()
+    small(tmp_path / "work" / "smoke")
+    for work in ("elsewhere", "work"):
+        status, _, error = harness(*command[:4], "--folder", "work", "--work", work, "mine/a.yaml")
+        assert (status, "work/smoke: holds a run that is no reference run, and would be lost" in error) == (2, True)
     (tmp_path / "kept" / HISTORY).write_text("{}\n")
     status, _, error = harness(*command)
     assert (status, f"{HISTORY}, line 1: is not an update" in error) == (2, True)
-    assert not (tmp_path / "work").exists()
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import subprocess
 import sys
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,16 @@ def test_weights_are_counted_once_wherever_they_are_stored() -> None:
     assert weights_bytes(functools.partial(closed)) == 28
     assert weights_bytes([closed, extra[2:], net.forward, {"name": "half", "table": table[::2]}]) >= in_net + 28
     assert weights_bytes(print) == 0
+
+
+def test_what_is_held_by_views_and_by_default_arguments_counts_once() -> None:
+    """Two views of an array are that array, as of a tensor; what a function has as its defaults is its own."""
+    table, kept = np.zeros(100, np.float32), torch.zeros(7)
+    assert weights_bytes([table[:50], table[50:].reshape(5, 10), np.broadcast_to(table[:1], (1000, 1))]) == 400
+
+    def encode(sample: object, weights: torch.Tensor = kept, *, levels: np.ndarray = table[2:]) -> None: ...
+
+    assert weights_bytes(deque([encode])) == 28 + 400
 
 
 def test_features_that_are_kept_for_other_points_are_no_weights() -> None:

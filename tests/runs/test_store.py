@@ -14,9 +14,12 @@ import pytest
 
 from harness.channel.recording import RateRecording, save
 from harness.errors import ResultsError
+from harness.reference import as_reference
+from harness.runs import disk
 from harness.runs.provenance import Manifest
 from harness.runs.store import MEASURED, Run, Unit
 from harness.runs.tables import ROWS
+from tests.made_up_run import small
 from tests.study_rows import Work, same_rows, samples, units, work, work_on
 
 KINDS = tuple(ROWS)
@@ -61,6 +64,28 @@ def test_resumes_an_unfinished_run(tmp_path: Path, manifest: Made, study_units: 
     assert Run.read(folder).manifest.machines == ("a processor, 2 cores", "another processor")
     work(tmp_path / "whole", manifest(), study_units)
     assert same_rows(Run.read(folder), Run.read(tmp_path / "whole"))
+
+
+def test_sessions_of_which_nothing_came_are_not_kept(tmp_path: Path, manifest: Made, study_units: list[Work]) -> None:
+    """As that of a replay which was stopped before it had the rows: its machines are those of another run."""
+    folder = tmp_path / "tonight"
+    elsewhere = {"id": "89abcdef", "name": "another processor", "cores": 64}
+    Run.open_or_create(folder, manifest(machine=elsewhere)).close()
+    with Run.open_or_create(folder, manifest()) as run:
+        work_on(run, study_units[:1])
+        assert run.start == 0
+    with Run.open_or_create(folder, manifest()) as run:
+        assert (run.start, run.manifest.machines) == (1, ("a processor, 2 cores",))
+
+
+def test_nothing_is_measured_into_a_reference_run(tmp_path: Path) -> None:
+    """Its rows are of a commit, and its requests are left out."""
+    folder = tmp_path / "tonight"
+    record = small(tmp_path / "made" / "tonight")
+    disk.write_folder(folder, as_reference(record, tmp_path))
+    begun = {"status": "running", "validity": None, "reasons": (), "finished_utc": None, "tables": {}}
+    with pytest.raises(ResultsError, match="holds a reference run, which 'harness reference update' remakes; choose"):
+        Run.open_or_create(folder, Run.read_manifest(folder).model_copy(update=begun))
 
 
 @pytest.mark.slow
