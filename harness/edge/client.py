@@ -26,6 +26,9 @@ from harness.profiling.telemetry import Telemetry
 from harness.reporter import unsaid
 from harness.schemes.contract import DeviceHalf
 
+SHAPE = "link by --shape"
+"""The name of what shapes the sending among the digests of a run."""
+
 _PATIENCE_S = 60.0
 """How long a server may be unreachable or busy before the device gives up: long enough to restart it."""
 _ANSWER_S = 600.0
@@ -308,6 +311,11 @@ class Remote:
     url: str
     token: str | None = None
     shaper: Shaper | None = None
+
+    @property
+    def shape(self) -> dict[str, str]:
+        """What shapes the sending, by a name for people; empty where nothing does."""
+        return {} if self.shaper is None else {SHAPE: self.shaper.identity}
 
     @contextlib.contextmanager
     def connected(self, device: Info, tell: Callable[[str], None] = unsaid) -> Iterator[Peer]:

@@ -20,6 +20,7 @@ from harness.data.sample import Question
 from harness.edge import client
 from harness.edge.client import Peer, Remote
 from harness.edge.protocol import RESIDENCE, VERSION, Info, Told, ToldAnswer
+from harness.edge.shaping import Shaper
 from harness.errors import PeerError, ResultsError
 from harness.report.sections import link_times
 from harness.runs.provenance import MANIFEST, read
@@ -32,11 +33,11 @@ from tests.forked import forked
 from tests.silent import Silent
 
 ROOT = Path(__file__).parents[2]
-TIMES = ["seconds", "cpu_s", "waited_s", "load", "start", "run"]
+TIMES = ["seconds", "cpu_s", "waited_s", "load", "start", "run", "unit"]
 
 
 def rows(record: Record) -> dict[str, pd.DataFrame]:
-    """A run's rows without seconds and instants, and without what says which process wrote them."""
+    """A run's rows without seconds and instants, and without what says which process wrote them, over which link."""
     requests = record.requests.to_pandas()
     return {
         "samples": record.samples.to_pandas(),
@@ -144,7 +145,7 @@ def test_a_device_killed_at_any_moment_resumes(alone: Record, fake_scenario: Pat
         device.join(moment.random() * 0.5)
         device.kill()
         device.join()
-    device = ends.device(fake_scenario, folder, port)
+    device = ends.device(fake_scenario, folder, port, "10 KB/s")
     device.join()
     server.kill()
     assert device.exitcode == 0
@@ -154,6 +155,27 @@ def test_a_device_killed_at_any_moment_resumes(alone: Record, fake_scenario: Pat
 
 def _sessions(folder: Path) -> int:
     return len(read(folder / MANIFEST).sessions) if (folder / MANIFEST).exists() else 0
+
+
+@pytest.mark.slow
+def test_times_over_one_link_are_not_those_over_another(fake_scenario: Path, tmp_path: Path) -> None:
+    """A complete run repeated at another rate, or at none, is timed again, with the answers that it has."""
+    server, port = ends.server(fake_scenario)
+    found = []
+    for shape in ("20 KB/s", "160 kbit/s", "40 KB/s", None):
+        remote = Remote(url=f"http://127.0.0.1:{port}", shaper=None if shape is None else Shaper.of(shape))
+        run(load(fake_scenario), tmp_path / "run", reporter=Silent(), remote=remote)
+        found.append(Run.read(tmp_path / "run"))
+    server.kill()
+    server.join()
+    assert found[0].manifest == found[1].manifest
+    for record, rate_bps in zip(found, (160e3, 160e3, 320e3, None), strict=True):
+        links = record.links.to_pandas()
+        assert len(links) == 3 * 12
+        wanted = None if rate_bps is None else 8 * links["sent_bytes"] / rate_bps
+        assert links["channel_s"].isna().all() if wanted is None else (links["channel_s"] - wanted).abs().max() < 1e-9
+        assert record.outcomes == found[0].outcomes
+    assert found[2].manifest.digests["link by --shape"] == "320000 bit/s"
 
 
 @pytest.mark.slow
