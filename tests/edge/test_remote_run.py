@@ -1,6 +1,7 @@
 """A run whose server halves are in another process has the rows of a run in one process, whatever is killed."""
 
 import contextlib
+import gzip
 import random
 import shutil
 import socket
@@ -312,6 +313,56 @@ def test_a_proxy_with_tls_is_trusted_by_its_authority(
         Peer(url, mine)
 
 
+TOLD = Told(
+    answers=(ToldAnswer(text="B", prompt_tokens=3, answer_tokens=1, visual_tokens=2),),
+    seconds={},
+    cpu_s={},
+    queue_s=0,
+    lowered=(),
+)
+ASKED = ("fake", "levels=4", b"payload", [Question(text="?", kind="yes_no")])
+
+
+def test_a_server_is_awaited_from_its_failure_on(mine: Info, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the request took that was lost with it: over a slow link it is often more than a minute."""
+    monkeypatch.setattr(client, "_PATIENCE_S", 0.3)
+    answer = http(TOLD.model_dump_json(), "200 OK", f"{RESIDENCE}: 1e-6")
+    # The connection of the server's card is lost while it is asked.
+    with scripted(http(mine.model_dump_json()), answer, silent_s=1) as url:
+        peer = Peer(url, mine)
+        found, transfer = peer.ask(*ASKED, timed=False)
+        peer.close()
+    assert (found, transfer.set_up_s is None) == (TOLD, False)
+
+
+@pytest.mark.parametrize("endless", [True, False])
+def test_what_a_foreign_server_sends_does_not_fill_the_memory(
+    mine: Info, monkeypatch: pytest.MonkeyPatch, endless: bool
+) -> None:
+    """A stream is read up to a limit, and what is compressed is not expanded."""
+    monkeypatch.setattr(client, "_MOST_ANSWER_BYTES", 100_000)
+    if endless:
+        sent = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"400\r\n" + bytes(1024) + b"\r\n"
+        sent += (b"400\r\n" + bytes(1024) + b"\r\n") * 200
+        sentence = r"sends a response of more than 100 KB, and no server of this harness does; give the address at"
+    else:
+        body = gzip.compress(mine.model_dump_json().encode() + b" " * 50_000_000)
+        head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n"
+        sent, sentence = head.encode() + body, "is not a server of this harness: what it answers to /info does not"
+    with scripted(sent) as url, pytest.raises(PeerError, match=f"^{url}: {sentence}"):
+        Peer(url, mine)
+
+
+def test_a_residence_longer_than_the_exchange_is_refused(mine: Info) -> None:
+    """T_link would be below zero: a clock is wrong, or the device was suspended while it waited."""
+    answer = http(TOLD.model_dump_json(), "200 OK", f"{RESIDENCE}: 250")
+    with scripted(http(mine.model_dump_json()), answer) as url:
+        peer = Peer(url, mine)
+        with pytest.raises(PeerError, match=r"held a request for 250 s by its clock, and the whole exchange took 0\."):
+            peer.ask(*ASKED, timed=False)
+        peer.close()
+
+
 def test_a_server_behind_a_proxy_is_awaited(mine: Info) -> None:
     """A proxy answers 502 while its server is started again."""
     lines: list[str] = []
@@ -325,20 +376,13 @@ def test_a_server_behind_a_proxy_is_awaited(mine: Info) -> None:
 def test_an_answer_that_is_cut_off_is_asked_for_again(mine: Info) -> None:
     """Whether of the server's card or to a request; the times are those of the exchange that was whole."""
     card = http(mine.model_dump_json())
-    told = Told(
-        answers=(ToldAnswer(text="B", prompt_tokens=3, answer_tokens=1, visual_tokens=2),),
-        seconds={},
-        cpu_s={},
-        queue_s=0,
-        lowered=(),
-    )
-    answer = http(told.model_dump_json(), "200 OK", f"{RESIDENCE}: 0.25")
+    answer = http(TOLD.model_dump_json(), "200 OK", f"{RESIDENCE}: 1e-6")
     lines: list[str] = []
     with scripted(card[:-9], b"", card, answer[:40], answer[:-1], answer) as url:
         peer = Peer(url, mine, tell=lines.append)
-        found, transfer = peer.ask("fake", "levels=4", b"payload", [Question(text="?", kind="yes_no")], timed=False)
+        found, transfer = peer.ask(*ASKED, timed=False)
         peer.close()
-    assert (found, transfer.residence_s, transfer.received_bytes) == (told, 0.25, len(answer))
+    assert (found, transfer.residence_s, transfer.received_bytes) == (TOLD, 1e-6, len(answer))
     assert [line.startswith(f"{url}: accepts no request yet (") for line in lines] == [True, True]
 
 
