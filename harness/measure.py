@@ -104,6 +104,8 @@ class Plan:
     """The processor threads that the scenario asks for, which decide how sums are rounded."""
     recorded: Mapping[tuple[str, str, Side], RecordedTimes] = dataclasses.field(default_factory=dict)
     """Stage times that take the place of measured ones."""
+    shape: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """What shapes the sending to a server: times over the link depend on it, answers do not."""
 
     @functools.cached_property
     def pictures(self) -> Sequence[Sequence[int]]:
@@ -159,7 +161,7 @@ class Plan:
             for (*of_key, side), recorded in self.recorded.items()
             if tuple(of_key) == key
         }
-        return Unit(name, {**self.timing_depends(key, [place]), **how, **profiles, **(paced or {})})
+        return Unit(name, {**self.timing_depends(key, [place]), **how, **profiles, **self.shape, **(paced or {})})
 
     def timing_depends(self, key: PointKey, places: Sequence[int]) -> dict[str, str]:
         """What the work on some samples by a scheme depends on."""

@@ -105,9 +105,13 @@ class Stock:
         machine: Mapping[str, Any],
         command: Sequence[str],
         server: provenance.Server | None = None,
+        shape: Mapping[str, str] | None = None,
         **facts: Any,
     ) -> provenance.Manifest:
-        """The manifest of a run of all this that begins now, with further ``facts`` of :func:`provenance.begin`."""
+        """The manifest of a run of all this that begins now, with further ``facts`` of :func:`provenance.begin`.
+
+        ``shape`` is what shapes the sending to a server.
+        """
         of_points = {name: digest for depends in self.depends.values() for name, digest in depends.items()}
         return provenance.begin(
             name=name,
@@ -121,6 +125,7 @@ class Stock:
                 **of_points,
                 **self.links,
                 **profile_digests(self.recorded),
+                **(shape or {}),
                 "questions": digests.of_data(self.sample_digests),
             },
             seed=self.scenario.seed,

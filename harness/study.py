@@ -75,6 +75,7 @@ def run(
     """Runs a scenario into ``folder``, or completes the run that is there.
 
     A complete run of which nothing has changed is not touched; otherwise what depends on a change is computed again.
+    Times over a network depend on what shapes the sending.
     Energy that was not measured is measured as soon as its meter is readable.
     With a ``remote`` its server runs the server halves, called only by this process; without one a ``team`` answers.
     Timing is always done by this process. ``tell`` is called with lines on what the work takes and on what is awaited.
@@ -85,12 +86,13 @@ def run(
     Run.check_writable(folder)
     Run.refuse_source(folder, *(recording.file for recording in scenario.profile))
     stock = take_stock(scenario, allow_stand_ins=allow_stand_ins)
+    shape = {} if remote is None else remote.shape
     if not fresh and (folder / provenance.MANIFEST).exists():
         earlier = provenance.read(folder / provenance.MANIFEST)
         Run.refuse_derived(folder)
         # Which server it is now is checked when it is called, if there is anything to do.
         server = earlier.sessions[-1].server if remote is not None else None
-        now = stock.manifest(folder.name, {"id": "", "name": ""}, command, server)
+        now = stock.manifest(folder.name, {"id": "", "name": ""}, command, server, shape)
         differs = provenance.changes(earlier, now)
         if (
             earlier.status == "complete"
@@ -105,7 +107,7 @@ def run(
     stock.refuse_pictures()
     with contextlib.ExitStack() as leaving:
         peer = None if remote is None else leaving.enter_context(remote.connected(describe(stock), tell))
-        _work(stock, folder, peer, reporter=reporter, fresh=fresh, command=command, team=team, tell=tell)
+        _work(stock, folder, peer, shape, reporter=reporter, fresh=fresh, command=command, team=team, tell=tell)
 
 
 def _lacks_readable_energy(
@@ -146,6 +148,7 @@ def _work(
     stock: Stock,
     folder: Path,
     peer: Peer | None,
+    shape: Mapping[str, str],
     *,
     reporter: Reporter,
     fresh: bool,
@@ -162,11 +165,11 @@ def _work(
         halves.make()
     machine = {**this_machine(), "torch_threads": threads}
     server = None if peer is None else peer.info.provenance()
-    manifest = stock.manifest(folder.name, machine, command, server)
+    manifest = stock.manifest(folder.name, machine, command, server, shape)
     with Run.open_or_create(folder, manifest, fresh=fresh) as ongoing, followed(ongoing, reporter):
         shown = list(sample_rows(stock))
         ongoing.record_samples(shown)
-        plan = plan_of(stock, halves, shown)
+        plan = dataclasses.replace(plan_of(stock, halves, shown), shape=shape)
         if tell is not unsaid:
             for line in cost.lines(
                 stock,

@@ -25,6 +25,10 @@ from harness.profiling.resources import Need
 from harness.profiling.telemetry import Telemetry
 from harness.reporter import unsaid
 from harness.schemes.contract import DeviceHalf
+from harness.units import format_bytes
+
+SHAPE = "link by --shape"
+"""The name of what shapes the sending among the digests of a run."""
 
 _PATIENCE_S = 60.0
 """How long a server may be unreachable or busy before the device gives up: long enough to restart it."""
@@ -33,6 +37,10 @@ _ANSWER_S = 600.0
 _TELL_S = 60.0
 """How long it may take to describe itself or its machine, for which no model runs."""
 _PAUSES_S = (0.1, 0.2, 0.5)
+_MOST_ANSWER_BYTES = 64 << 20
+"""The largest response that is read: a server of this harness sends a few kilobytes, and of many schemes a megabyte."""
+_CLOCKS_RUN_APART = 1e-3
+"""By which share two machines' clocks may run at different speeds: quartz by 1e-4, adjusted by NTP by 5e-4 each."""
 _PROBE_S = 2.0
 """How long a server that answers no HTTP may take to say what it speaks."""
 _MOST_SHOWN = 8
@@ -81,9 +89,8 @@ class Peer:
         limits = httpx.Limits(max_connections=1, keepalive_expiry=None)
         timeout = httpx.Timeout(30.0, read=_ANSWER_S, write=_ANSWER_S)
         # A proxy of the environment would be measured too; its certificates (SSL_CERT_FILE, SSL_CERT_DIR) are used.
-        self._http = httpx.Client(
-            base_url=self.url, limits=limits, timeout=timeout, trust_env=False, verify=_trusted(self.url)
-        )
+        transport = httpx.HTTPTransport(verify=_trusted(self.url), limits=limits, trust_env=False)
+        self._http = httpx.Client(base_url=self.url, transport=_Bounded(transport), timeout=timeout, trust_env=False)
         # Useless headers would be sent with every payload.
         self._http.headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self.lowered: dict[str, None] = {}
@@ -155,8 +162,15 @@ class Peer:
                 f"{self.url}: its answer is invalid: {len(told.answers)} answers to {len(questions)} questions, "
                 f"{protocol.RESIDENCE} is {shown(held)}; an answer to each and seconds are expected"
             )
+        transfer = exchanges[-1].transfer(response, len(payload), residence_s, told.queue_s)
+        if residence_s > transfer.round_trip_s * (1 + _CLOCKS_RUN_APART):
+            raise PeerError(
+                f"{self.url}: held a request for {residence_s:g} s by its clock, and the whole exchange took "
+                f"{transfer.round_trip_s:g} s by this machine's: one of the clocks is wrong, or this machine was "
+                "suspended meanwhile; repeat the command to resume"
+            )
         self.lowered |= dict.fromkeys(f"server: {sentence}" for sentence in told.lowered)
-        return told, exchanges[-1].transfer(response, len(payload), residence_s, told.queue_s)
+        return told, transfer
 
     def conditions(self) -> Conditions:
         """The conditions of the server's machine now; raises PeerError as :meth:`ask` does."""
@@ -205,8 +219,12 @@ class Peer:
         return None if begun[:5] == b"HTTP/"[: len(begun)] else f"it speaks no HTTP, but sends {shown(begun)}"
 
     def _patient(self, once: Callable[[], httpx.Response], within_s: float | None = None) -> httpx.Response:
-        """The response to a request, which is sent until it is accepted; no read takes longer than ``within_s``."""
-        begun_s, attempt = time.monotonic(), 0
+        """The response to a request, which is sent until it is accepted; no read takes longer than ``within_s``.
+
+        The server is awaited from its first failure on: a request may take longer than that before its connection is
+        lost.
+        """
+        failed_s, attempt = 0.0, 0
         while True:
             try:
                 response = once()
@@ -222,7 +240,8 @@ class Peer:
                 ) from None
             except httpx.HTTPError as error:
                 raise PeerError(f"{self.url}: {error}") from None
-            if time.monotonic() - begun_s > _PATIENCE_S:
+            failed_s = failed_s if attempt else time.monotonic()
+            if time.monotonic() - failed_s > _PATIENCE_S:
                 raise PeerError(
                     f"{self.url}: accepted no request for {_PATIENCE_S:g} s ({reason}); start it with 'harness serve', "
                     "then repeat the command to resume"
@@ -248,6 +267,50 @@ class Peer:
         return PeerError(
             f"{self.url}: is not a server of this harness: {reason}; give the address at which 'harness serve' listens"
         )
+
+
+class _Bounded(httpx.BaseTransport):
+    """A transport that reads no more than :data:`_MOST_ANSWER_BYTES` of a response, and expands none.
+
+    A foreign server may send a stream without end, or a compressed body that fills the memory.
+    """
+
+    def __init__(self, transport: httpx.BaseTransport) -> None:
+        self._transport = transport
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """The response, whose body is read as it is sent: no other was asked for."""
+        response = self._transport.handle_request(request)
+        response.headers.pop("content-encoding", None)
+        assert isinstance(response.stream, httpx.SyncByteStream)
+        response.stream = _BoundedBody(response.stream)
+        return response
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._transport.close()
+
+
+class _BoundedBody(httpx.SyncByteStream):
+    """The body of a response; raises httpx.TransportError where it is too long."""
+
+    def __init__(self, body: httpx.SyncByteStream) -> None:
+        self._body = body
+
+    def __iter__(self) -> Iterator[bytes]:
+        left = _MOST_ANSWER_BYTES
+        for part in self._body:
+            left -= len(part)
+            if left < 0:
+                raise httpx.TransportError(
+                    f"sends a response of more than {format_bytes(_MOST_ANSWER_BYTES)}, and no server of this harness "
+                    "does; give the address at which 'harness serve' listens"
+                )
+            yield part
+
+    def close(self) -> None:
+        """Closes the connection, or gives it back."""
+        self._body.close()
 
 
 def _trusted(url: str) -> ssl.SSLContext | bool:
@@ -308,6 +371,11 @@ class Remote:
     url: str
     token: str | None = None
     shaper: Shaper | None = None
+
+    @property
+    def shape(self) -> dict[str, str]:
+        """What shapes the sending, by a name for people; empty where nothing does."""
+        return {} if self.shaper is None else {SHAPE: self.shaper.identity}
 
     @contextlib.contextmanager
     def connected(self, device: Info, tell: Callable[[str], None] = unsaid) -> Iterator[Peer]:

@@ -13,6 +13,7 @@ import numpy as np
 from harness import units
 from harness.channel.channel import Channel, open_channel
 from harness.errors import TraceError
+from harness.runs.digests import of_file
 from harness.scenario.replay import ConstantUplink, TraceUplink
 
 _SEGMENT_BYTES = 1448
@@ -22,10 +23,13 @@ _SPIN_S = 2e-4
 
 
 class Shaper:
-    """Sends as a channel would, whose time begins with the shaper; a recorded link begins at its start, and repeats."""
+    """Sends as a channel would, whose time begins with the shaper; a recorded link begins at its start, and repeats.
 
-    def __init__(self, channel: Channel, name: str) -> None:
-        self.name = name
+    ``identity`` says which channel it is: its rate, or the digest of its recording.
+    """
+
+    def __init__(self, channel: Channel, identity: str) -> None:
+        self.identity = identity
         self._channel = channel
         self._zero_s = time.perf_counter()
 
@@ -42,7 +46,9 @@ class Shaper:
                     "recorded link's file"
                 ) from None
             uplink = TraceUplink(kind="trace", path=text, start="beginning")
-        return cls(open_channel(uplink, np.random.SeedSequence(0)), uplink.label)
+        channel = open_channel(uplink, np.random.SeedSequence(0))
+        constant = isinstance(uplink, ConstantUplink)
+        return cls(channel, f"{uplink.rate_bps:.15g} bit/s" if constant else of_file(uplink.file))
 
     def now_s(self) -> float:
         """The channel's time."""

@@ -7,7 +7,8 @@ added up, because one may be a part of another. These sensors are used if presen
 - ``NVML power``: a GPU's power, sampled, where it has no counter;
 - ``INA3221``: a Jetson's supply lines (``bus/i2c/drivers/ina3221``), voltage times current, sampled;
 - ``jtop``: the same lines, where sysfs does not show them (:mod:`harness.profiling.jetson`);
-- ``RAPL``: a processor's counters (``class/powercap``), which only root may read on most systems.
+- ``RAPL``: a processor's counters (``class/powercap``), which only root may read on most systems. They wrap around;
+  where it is not known how often, or whether they were reset, the energy is unknown.
 
 All of them are the manufacturer's estimates until they are compared with an external meter.
 """
@@ -26,6 +27,8 @@ from harness.runs.provenance import UNAVAILABLE
 _SAMPLE_S = 0.1
 _COUNT_S = 5.0
 """A processor's counter wraps around after some minutes at full power."""
+_MOST_W, _UPDATE_S = 2000.0, 0.1
+"""More than a zone of RAPL draws. What a counter gained is that of its readings' interval, to within an update."""
 _GAP_S = 2.0
 """The longest gap between samples; beyond it the energy is unknown."""
 
@@ -261,9 +264,12 @@ def _processors(root: Path) -> tuple[list[Sensor], str]:
         return {name: microjoules * 1e-6 for name, microjoules in told.items() if microjoules is not None}
 
     def joules(rail: str, seconds: float, before_j: float, after_j: float) -> float | None:
-        if after_j < before_j and ranges_j[rail]:
-            return after_j + ranges_j[rail] - before_j
-        return _counter(rail, seconds, before_j, after_j)
+        if not (range_j := ranges_j[rail]):
+            return _counter(rail, seconds, before_j, after_j)
+        most_j = _MOST_W * (seconds + _UPDATE_S)
+        # It may have wrapped around twice after a pause of the process; a suspension of the machine resets it.
+        gained_j = after_j - before_j + (range_j if after_j < before_j else 0.0)
+        return gained_j if gained_j <= most_j < range_j else None
 
     return [Sensor("RAPL", read, joules, every_s=_COUNT_S)], ""
 

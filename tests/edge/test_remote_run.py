@@ -1,6 +1,7 @@
 """A run whose server halves are in another process has the rows of a run in one process, whatever is killed."""
 
 import contextlib
+import gzip
 import random
 import shutil
 import socket
@@ -20,6 +21,7 @@ from harness.data.sample import Question
 from harness.edge import client
 from harness.edge.client import Peer, Remote
 from harness.edge.protocol import RESIDENCE, VERSION, Info, Told, ToldAnswer
+from harness.edge.shaping import Shaper
 from harness.errors import PeerError, ResultsError
 from harness.report.sections import link_times
 from harness.runs.provenance import MANIFEST, read
@@ -32,11 +34,11 @@ from tests.forked import forked
 from tests.silent import Silent
 
 ROOT = Path(__file__).parents[2]
-TIMES = ["seconds", "cpu_s", "waited_s", "load", "start", "run"]
+TIMES = ["seconds", "cpu_s", "waited_s", "load", "start", "run", "unit"]
 
 
 def rows(record: Record) -> dict[str, pd.DataFrame]:
-    """A run's rows without seconds and instants, and without what says which process wrote them."""
+    """A run's rows without seconds and instants, and without what says which process wrote them, over which link."""
     requests = record.requests.to_pandas()
     return {
         "samples": record.samples.to_pandas(),
@@ -144,7 +146,7 @@ def test_a_device_killed_at_any_moment_resumes(alone: Record, fake_scenario: Pat
         device.join(moment.random() * 0.5)
         device.kill()
         device.join()
-    device = ends.device(fake_scenario, folder, port)
+    device = ends.device(fake_scenario, folder, port, "10 KB/s")
     device.join()
     server.kill()
     assert device.exitcode == 0
@@ -154,6 +156,27 @@ def test_a_device_killed_at_any_moment_resumes(alone: Record, fake_scenario: Pat
 
 def _sessions(folder: Path) -> int:
     return len(read(folder / MANIFEST).sessions) if (folder / MANIFEST).exists() else 0
+
+
+@pytest.mark.slow
+def test_times_over_one_link_are_not_those_over_another(fake_scenario: Path, tmp_path: Path) -> None:
+    """A complete run repeated at another rate, or at none, is timed again, with the answers that it has."""
+    server, port = ends.server(fake_scenario)
+    found = []
+    for shape in ("20 KB/s", "160 kbit/s", "40 KB/s", None):
+        remote = Remote(url=f"http://127.0.0.1:{port}", shaper=None if shape is None else Shaper.of(shape))
+        run(load(fake_scenario), tmp_path / "run", reporter=Silent(), remote=remote)
+        found.append(Run.read(tmp_path / "run"))
+    server.kill()
+    server.join()
+    assert found[0].manifest == found[1].manifest
+    for record, rate_bps in zip(found, (160e3, 160e3, 320e3, None), strict=True):
+        links = record.links.to_pandas()
+        assert len(links) == 3 * 12
+        wanted = None if rate_bps is None else 8 * links["sent_bytes"] / rate_bps
+        assert links["channel_s"].isna().all() if wanted is None else (links["channel_s"] - wanted).abs().max() < 1e-9
+        assert record.outcomes == found[0].outcomes
+    assert found[2].manifest.digests["link by --shape"] == "320000 bit/s"
 
 
 @pytest.mark.slow
@@ -290,6 +313,56 @@ def test_a_proxy_with_tls_is_trusted_by_its_authority(
         Peer(url, mine)
 
 
+TOLD = Told(
+    answers=(ToldAnswer(text="B", prompt_tokens=3, answer_tokens=1, visual_tokens=2),),
+    seconds={},
+    cpu_s={},
+    queue_s=0,
+    lowered=(),
+)
+ASKED = ("fake", "levels=4", b"payload", [Question(text="?", kind="yes_no")])
+
+
+def test_a_server_is_awaited_from_its_failure_on(mine: Info, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the request took that was lost with it: over a slow link it is often more than a minute."""
+    monkeypatch.setattr(client, "_PATIENCE_S", 0.3)
+    answer = http(TOLD.model_dump_json(), "200 OK", f"{RESIDENCE}: 1e-6")
+    # The connection of the server's card is lost while it is asked.
+    with scripted(http(mine.model_dump_json()), answer, silent_s=1) as url:
+        peer = Peer(url, mine)
+        found, transfer = peer.ask(*ASKED, timed=False)
+        peer.close()
+    assert (found, transfer.set_up_s is None) == (TOLD, False)
+
+
+@pytest.mark.parametrize("endless", [True, False])
+def test_what_a_foreign_server_sends_does_not_fill_the_memory(
+    mine: Info, monkeypatch: pytest.MonkeyPatch, endless: bool
+) -> None:
+    """A stream is read up to a limit, and what is compressed is not expanded."""
+    monkeypatch.setattr(client, "_MOST_ANSWER_BYTES", 100_000)
+    if endless:
+        sent = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"400\r\n" + bytes(1024) + b"\r\n"
+        sent += (b"400\r\n" + bytes(1024) + b"\r\n") * 200
+        sentence = r"sends a response of more than 100 KB, and no server of this harness does; give the address at"
+    else:
+        body = gzip.compress(mine.model_dump_json().encode() + b" " * 50_000_000)
+        head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n"
+        sent, sentence = head.encode() + body, "is not a server of this harness: what it answers to /info does not"
+    with scripted(sent) as url, pytest.raises(PeerError, match=f"^{url}: {sentence}"):
+        Peer(url, mine)
+
+
+def test_a_residence_longer_than_the_exchange_is_refused(mine: Info) -> None:
+    """T_link would be below zero: a clock is wrong, or the device was suspended while it waited."""
+    answer = http(TOLD.model_dump_json(), "200 OK", f"{RESIDENCE}: 250")
+    with scripted(http(mine.model_dump_json()), answer) as url:
+        peer = Peer(url, mine)
+        with pytest.raises(PeerError, match=r"held a request for 250 s by its clock, and the whole exchange took 0\."):
+            peer.ask(*ASKED, timed=False)
+        peer.close()
+
+
 def test_a_server_behind_a_proxy_is_awaited(mine: Info) -> None:
     """A proxy answers 502 while its server is started again."""
     lines: list[str] = []
@@ -303,20 +376,13 @@ def test_a_server_behind_a_proxy_is_awaited(mine: Info) -> None:
 def test_an_answer_that_is_cut_off_is_asked_for_again(mine: Info) -> None:
     """Whether of the server's card or to a request; the times are those of the exchange that was whole."""
     card = http(mine.model_dump_json())
-    told = Told(
-        answers=(ToldAnswer(text="B", prompt_tokens=3, answer_tokens=1, visual_tokens=2),),
-        seconds={},
-        cpu_s={},
-        queue_s=0,
-        lowered=(),
-    )
-    answer = http(told.model_dump_json(), "200 OK", f"{RESIDENCE}: 0.25")
+    answer = http(TOLD.model_dump_json(), "200 OK", f"{RESIDENCE}: 1e-6")
     lines: list[str] = []
     with scripted(card[:-9], b"", card, answer[:40], answer[:-1], answer) as url:
         peer = Peer(url, mine, tell=lines.append)
-        found, transfer = peer.ask("fake", "levels=4", b"payload", [Question(text="?", kind="yes_no")], timed=False)
+        found, transfer = peer.ask(*ASKED, timed=False)
         peer.close()
-    assert (found, transfer.residence_s, transfer.received_bytes) == (told, 0.25, len(answer))
+    assert (found, transfer.residence_s, transfer.received_bytes) == (TOLD, 1e-6, len(answer))
     assert [line.startswith(f"{url}: accepts no request yet (") for line in lines] == [True, True]
 
 

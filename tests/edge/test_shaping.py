@@ -39,6 +39,16 @@ def test_a_recorded_link_paces_from_its_beginning(tmp_path: Path) -> None:
     assert time.perf_counter() - begun_s >= 0.2
 
 
+def test_a_shape_is_identified_by_what_it_carries(tmp_path: Path) -> None:
+    """A rate however it is written, a recording by its content."""
+    assert Shaper.of("25 KB/s").identity == Shaper.of("200 kbit/s").identity != Shaper.of("25.01 KB/s").identity
+    for name, rate in (("a", 8000), ("b", 8000), ("c", 9000)):
+        (tmp_path / "link.csv").write_text(f"time_s,rate_bps\n0,{rate}\n1,{rate}\n")
+        import_trace(tmp_path / "link.csv", tmp_path / f"{name}.parquet")
+    a, b, c = (Shaper.of(str(tmp_path / f"{name}.parquet")).identity for name in "abc")
+    assert a == b != c
+
+
 def test_what_is_no_pace_is_refused(tmp_path: Path) -> None:
     """A number without a unit, a file that is absent or no recording: one sentence."""
     with pytest.raises(TraceError, match=r"100: is neither a rate with one of the units .* nor a recorded link's file"):

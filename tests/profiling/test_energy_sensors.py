@@ -132,6 +132,25 @@ def test_a_processor_counter_that_wraps_loses_nothing(tmp_path: Path, clock: lis
     assert found == pytest.approx({"package-0": 1.0, "package-0/core": 0.0, "package-0/dram": 2.5})
 
 
+def test_a_processor_counter_that_may_have_been_reset_or_have_wrapped_twice_is_not_guessed(
+    tmp_path: Path, clock: list[float]
+) -> None:
+    """Less than before after a second is a reset, not 131 kJ; after a hundred, memory's may have wrapped twice."""
+    powercap = rapl(tmp_path)
+    with driver(init=12), Meters(tmp_path) as meters:
+        write(powercap / "intel-rapl:0/energy_uj", 131_072_000_000)
+        before = meters.read()
+        clock[0] += 1.0
+        write(powercap / "intel-rapl:0/energy_uj", 5_000_000)
+        write(powercap / "intel-rapl:0:0/energy_uj", 2_000_000)
+        assert meters.read().since(before) == pytest.approx({"package-0/core": 1.0, "package-0/dram": 0.0})
+        before = meters.read()
+        clock[0] += 100.0
+        write(powercap / "intel-rapl:0/energy_uj", 9_005_000_000)
+        write(powercap / "intel-rapl:0:1/energy_uj", 8_000_000)
+        assert meters.read().since(before) == pytest.approx({"package-0": 9000.0, "package-0/core": 0.0})
+
+
 def test_a_counter_that_fell_without_a_range_is_not_guessed() -> None:
     """After the driver was loaded again the joules are counted; those in between are unknown."""
     value = [50.0]
