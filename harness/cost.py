@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 
 from harness.errors import HarnessError, ResultsError
+from harness.estimates import sheets
 from harness.measure import Plan
 from harness.profiling.machine import machine_name, this_machine
 from harness.records import PointKey
@@ -33,7 +34,6 @@ _TEXT_BYTES_A_TOKEN, _ANSWER_TOKENS = 4, 2
 _MOST_PARTS, _MOST_RUNS = 200, 50
 """The most that is read for a rate: parts of an unfinished run, neighbours of a run."""
 
-_SHEETS = {"H200": "h200", "H100": "h100", "RTX 4090": "rtx-4090", "RTX 8000": "rtx-8000", "AGX Orin": "agx-orin"}
 _MODES = {"MODE_50W": "-50w", "MODE_30W": "-30w", "MODE_15W": "-15w"}
 
 
@@ -282,7 +282,7 @@ def sheet_here() -> str | None:
     """The data sheet of the GPU that computes here, if it has one."""
     machine = this_machine()
     names = [str(machine.get("model") or ""), *(one["name"] for one in machine["accelerators"])]
-    found = next((sheet for name in names for part, sheet in _SHEETS.items() if part in name), None)
+    found = next(filter(None, map(sheets.named, names)), None)
     return None if found is None else found + _MODES.get(str(machine.get("power_mode")), "")
 
 

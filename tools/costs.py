@@ -67,9 +67,8 @@ def _models() -> str:
         )
         of_part = {part: _count(models._module(part).parameters()) for part in PARTS}
         text = models.config.text_config
-        head = text.hidden_size // text.num_attention_heads
         tokens = _backbone(name).all_tokens(*PICTURES_PX["RealWorldQA"]) + TEXT_TOKENS
-        cache = 2 * 2 * tokens * text.num_hidden_layers * text.num_key_value_heads * head
+        cache = tokens * kept_bytes_of(text)
         whole, tower = 2 * sum(of_part.values()), 2 * of_part["tower"]
         rows.append(
             [
@@ -93,6 +92,13 @@ def _models() -> str:
         "server half, GB",
     ]
     return markdown_table([*head, "and keys and values, GB"], rows, numbers_from=1)
+
+
+def kept_bytes_of(text: Any) -> int:
+    """The bytes of a token's keys and values in 16 bits, in all layers of a language model of this config."""
+    # Gemma 3's heads are wider or narrower than their share of the model's width.
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return 2 * 2 * int(text.num_hidden_layers * text.num_key_value_heads * head)
 
 
 def _networks() -> str:

@@ -39,6 +39,7 @@ from harness.data.sample import Sample
 from harness.errors import ExitCode, ScenarioError
 from harness.estimates.backbone import CountedBackbone
 from harness.estimates.estimate import Estimator
+from harness.estimates.sheets import named as sheet_named
 from harness.estimates.sheets import sheets
 from harness.estimates.stages import NominalRequest, work_of
 from harness.measure import Split
@@ -69,7 +70,6 @@ POINTS: Mapping[str, dict[str, Any]] = {
 }
 """hyperprior and elic are the project's own small networks: their times are not those of the published sizes."""
 _SMALL = ("hyperprior", "elic")
-_SHEETS = {"4090": "rtx-4090", "H100": "h100", "H200": "h200", "Orin": "agx-orin", "RTX 8000": "rtx-8000"}
 _POWER_EVERY_S = 0.02
 
 
@@ -253,7 +253,8 @@ def sheet_of(named: str | None) -> str | None:
         sheets().machine(named)
         return named
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    return next((sheet for part, sheet in _SHEETS.items() if part in gpu), None)
+    # torch calls the GPU of every Orin so.
+    return "agx-orin" if gpu == "Orin" else sheet_named(gpu)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

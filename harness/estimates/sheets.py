@@ -1,6 +1,7 @@
 """The data of estimates: machines, kinds of stage, published times; each with where it comes from."""
 
 import functools
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from typing import Annotated, Any, Literal
@@ -13,6 +14,15 @@ from harness.runs import digests
 
 Processor = Literal["tensor", "fp32", "cpu"]
 """What limits a stage's operations: an accelerator's matrix units, its other units, or one core of the processor."""
+
+_NAMED: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"\bH200\b(?!.*\b(NVL|MIG)\b)"), "h200"),
+    (re.compile(r"\bH100\b(?!.*\b(PCIe|NVL|MIG)\b)"), "h100"),
+    (re.compile(r"\bRTX 4090\b(?! (Laptop|D)\b)"), "rtx-4090"),
+    (re.compile(r"\bRTX 8000\b(?!.*\bMax-Q\b)"), "rtx-8000"),
+    (re.compile(r"\bAGX Orin\b"), "agx-orin"),
+)
+"""The names of boards and GPUs that have a sheet; others of like names are slower and have none."""
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -145,6 +155,11 @@ class Sheets(_Row):
         for key in dict.fromkeys(row.source for row in self.rows if row.name in used):
             source = self.sources[key]
             yield f"{source.title}{', ' + source.address if source.address else ''}"
+
+
+def named(product: str) -> str | None:
+    """The machine whose sheet a board or GPU of this name has, such as ``NVIDIA H100 80GB HBM3``; None for others."""
+    return next((machine for pattern, machine in _NAMED if pattern.search(product)), None)
 
 
 @functools.cache

@@ -25,6 +25,8 @@ from harness.models.contract import Part
 _STORED = (torch.float32, torch.float16, torch.bfloat16)
 _REOPENED_AFTER_BYTES = 256 << 20
 """Tensors are mapped from a file that stays in memory while it is open."""
+_UNUSED = "head."
+"""The weights with which SigLIP pools all features into one; no model here reads that."""
 
 
 def read_config(folder: Path, config_class: type[transformers.PretrainedConfig]) -> Any:
@@ -93,13 +95,18 @@ def empty() -> Any:
     return init_empty_weights(include_buffers=False)
 
 
-def fill(folder: Path, part: Part, module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def fill(
+    folder: Path, part: Part, module: nn.Module, device: torch.device, dtype: torch.dtype, *, whole: bool = True
+) -> nn.Module:
     """A module that was built :func:`empty`, with the weights of a part of a checkpoint, ready for inference.
 
     Weights are converted to ``dtype`` on ``device``. Raises CheckpointError where they are absent, damaged, or not
-    those of the module.
+    those of the module; where the module is the ``whole`` part, also for weights that it has no place for.
     """
-    places = _places_of(module, files.tensors(folder, part), part, folder)
+    known = files.tensors(folder, part)
+    places = _places_of(module, known, part, folder)
+    if whole and (rest := sorted(known.keys() - {_plain(name) for name in places})):
+        _refuse_rest([name for name in rest if not name.startswith(_UNUSED)], part, folder)
     state: dict[str, Tensor] = {}
     for names in _batches(places, module):
         with _opened(places[names[0]].file) as opened:
@@ -180,6 +187,15 @@ def _places_of(module: nn.Module, known: Mapping[str, files.Place], part: Part, 
             "model"
         )
     return places
+
+
+def _refuse_rest(rest: Sequence[str], part: Part, folder: Path) -> None:
+    """Raises CheckpointError for weights that a module has no place for: without them it computes something else."""
+    if rest:
+        raise CheckpointError(
+            f"{folder}: {len(rest)} weights of the {part} have no place in the model that its config.json describes, "
+            f"{rest[0]} first; a config.json with the layers and biases of these weights is expected"
+        )
 
 
 def _batches(places: Mapping[str, files.Place], module: nn.Module) -> list[list[str]]:

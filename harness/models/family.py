@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.errors import CheckpointError
 from harness.models.contract import Layout, Part
 from harness.models.engine import Masks
 from harness.models.prompts import Template
@@ -64,14 +65,32 @@ class Family:
     processor: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+_HAVE_CLASS = {"clip_vision_model": True, "siglip_vision_model": False}
+"""Whether the towers of LLaVA's models put a class token before the positions."""
+
+
 def llava_cut(config: Any) -> Cut:
-    """LLaVA's features: the states of one layer, before any norm at the tower's end."""
+    """LLaVA's features: the states of one layer, before any norm at the tower's end.
+
+    Raises CheckpointError for another tower than CLIP's and SigLIP's, and where features are not one for each position:
+    where a class token is kept, or a position dropped.
+    """
     vision = config.vision_config
+    if vision.model_type not in _HAVE_CLASS:
+        known = " or ".join(_HAVE_CLASS)
+        raise CheckpointError(f"vision_config.model_type is {vision.model_type!r}; {known} is expected")
+    has_class = _HAVE_CLASS[vision.model_type]
+    if (config.vision_feature_select_strategy == "default") != has_class:
+        wanted, has = ("default", "a") if has_class else ("full", "no")
+        raise CheckpointError(
+            f"vision_feature_select_strategy is {config.vision_feature_select_strategy!r}; {wanted!r} is expected, "
+            f"because its tower, {vision.model_type}, has {has} class token"
+        )
     return Cut(
         n_features=(vision.image_size // vision.patch_size) ** 2,
         feature_dim=vision.hidden_size,
         layer=config.vision_feature_layer,
-        drops_class=config.vision_feature_select_strategy == "default",
+        drops_class=has_class,
     )
 
 

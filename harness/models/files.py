@@ -44,6 +44,15 @@ SOURCES: Mapping[str, str | Path] = {
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 """The files of a LoRA adapter, as peft names them."""
 
+_NOT_PLAIN = (
+    *("use_dora", "use_rslora", "use_qalora", "use_bdlora", "fan_in_fan_out", "lora_bias"),
+    *("rank_pattern", "alpha_pattern", "layer_replication", "target_parameters", "trainable_token_indices"),
+    *("alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config", "velora_config"),
+)
+"""With any of these of an adapter's configuration, more or something else is computed than W + scale * B A."""
+_KEEP_THE_BASE = (True, False, None, "gaussian", "orthogonal", "eva")
+"""The ways to begin a LoRA's training that leave the base's weights as they are."""
+
 PARTS: tuple[Part, ...] = ("tower", "projector", "language")
 
 PINNED = "tofc-harness"
@@ -191,9 +200,15 @@ def adapter_config(folder: Path) -> dict[str, Any]:
     config = read_json(path)
     if config.get("peft_type") != "LORA":
         raise CheckpointError(f"{path}: peft_type is {config.get('peft_type')!r}; LORA is expected")
-    for key in ("use_dora", "use_rslora", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "lora_bias"):
+    for key in _NOT_PLAIN:
         if config.get(key):
             raise CheckpointError(f"{path}: {key} is {config[key]!r}; a plain LoRA is expected")
+    if (started := config.get("init_lora_weights", True)) not in _KEEP_THE_BASE:
+        raise CheckpointError(
+            f"{path}: init_lora_weights is {started!r}, which may have changed the base's weights in training; an "
+            "adapter of the published weights is expected, as peft saves it with "
+            "path_initial_model_for_weight_conversion"
+        )
     if config.get("bias", "none") != "none":
         raise CheckpointError(f"{path}: bias is {config['bias']!r}; a plain LoRA is expected")
     for key in ("r", "lora_alpha"):
@@ -248,9 +263,12 @@ def _tensors(folder: Path) -> Mapping[Part, Mapping[str, Place]]:
 
 
 def _are_equal(one: Place, other: Place) -> bool:
-    """Whether two tensors have one shape and the same first values."""
-    (shape, values), (other_shape, other_values) = _few({"one": one, "other": other}).values()
-    return shape == other_shape and np.array_equal(values, other_values)
+    """Whether two tensors have one shape, and the same first and last values: rows are added at the end."""
+    places = {"one": one, "other": other}
+    return all(
+        shape == other_shape and np.array_equal(values, other_values)
+        for (shape, values), (other_shape, other_values) in (_few(places).values(), _few(places, last=True).values())
+    )
 
 
 def is_tied(config: Mapping[str, Any]) -> bool:
@@ -298,8 +316,8 @@ def fingerprint(folder: Path, part: Part) -> str:
     return of_tensors(_few(tensors(folder, part)))
 
 
-def _few(places: Mapping[str, Place]) -> dict[str, tuple[tuple[int, ...], NDArray[np.uint16]]]:
-    """The shape and the first values of tensors, by their names."""
+def _few(places: Mapping[str, Place], *, last: bool = False) -> dict[str, tuple[tuple[int, ...], NDArray[np.uint16]]]:
+    """The shape and the first values of tensors, or the ``last`` ones, by their names."""
     by_file: dict[Path, list[tuple[str, str]]] = {}
     for name, place in places.items():
         by_file.setdefault(place.file, []).append((name, place.key))
@@ -314,9 +332,10 @@ def _few(places: Mapping[str, Place]) -> dict[str, tuple[tuple[int, ...], NDArra
                         f"{file}: {key} is stored as {dtype}; float32, float16 and bfloat16 are read, quantised "
                         "weights are not"
                     )
-                opened.seek(start + begin)
-                n = min(_FEW, int(np.prod(shape)))
-                data = opened.read(n_bytes := n * (4 if dtype == "F32" else 2))
+                n_all, size = int(np.prod(shape, dtype=np.int64)), 4 if dtype == "F32" else 2
+                n = min(_FEW, n_all)
+                opened.seek(start + begin + (n_all - n) * size * last)
+                data = opened.read(n_bytes := n * size)
                 if len(data) < n_bytes:
                     raise CheckpointError(f"{file}: its weights cannot be read: {key} lies beyond its end")
                 few[name] = shape, _VALUES[dtype](data)

@@ -231,7 +231,7 @@ class LlavaModels:
         else:
             with checkpoint.empty():
                 module = build()
-            module = checkpoint.fill(self.folder, "language", module, self._torch_device, self._dtype)
+            module = checkpoint.fill(self.folder, "language", module, self._torch_device, self._dtype, whole=False)
         embedding: nn.Module = module.requires_grad_(False).model.embed_tokens  # type: ignore[union-attr,assignment]
         return embedding
 

@@ -123,13 +123,13 @@ def _sight(backbone: str, weights: str | None) -> _Sight:
 
 
 def _llava(path: Path, config: Mapping[str, Any]) -> _Sight:
-    side = _size(path, config, "image_size", 336) // _size(path, config, "patch_size", 14)
-    return _Sight(side**2, _size(path, config, "hidden_size", 1024), _one_patch)
+    side = _size(path, config, "image_size") // _size(path, config, "patch_size")
+    return _Sight(side**2, _size(path, config, "hidden_size"), _one_patch)
 
 
 def _llava_onevision(path: Path, config: Mapping[str, Any]) -> _Sight:
-    side_px = _size(path, config, "image_size", 384)
-    side = side_px // _size(path, config, "patch_size", 14)
+    side_px = _size(path, config, "image_size")
+    side = side_px // _size(path, config, "patch_size")
     try:
         grids = grids_of(config.get("image_grid_pinpoints", [[h * 384, w * 384] for h, w in grids_up_to(6)]), side_px)
     except CheckpointError as error:
@@ -139,12 +139,12 @@ def _llava_onevision(path: Path, config: Mapping[str, Any]) -> _Sight:
         n_h, n_w = best_grid(height_px, width_px, side_px, grids)
         return n_h * n_w + 1
 
-    return _Sight(side**2, _size(path, config, "hidden_size", 1152), patches)
+    return _Sight(side**2, _size(path, config, "hidden_size"), patches)
 
 
 def _internvl(path: Path, config: Mapping[str, Any]) -> _Sight:
-    side_px = _size(path, config, "image_size", 448)
-    side = side_px // _size(path, config, "patch_size", 14)
+    side_px = _size(path, config, "image_size")
+    side = side_px // _size(path, config, "patch_size")
     try:
         square = shuffled(side, config.get("downsample_ratio", 0.5))
     except CheckpointError as error:
@@ -154,16 +154,16 @@ def _internvl(path: Path, config: Mapping[str, Any]) -> _Sight:
         n_h, n_w = closest_grid(height_px, width_px, side_px, *INTERNVL_TILES)
         return n_h * n_w + (n_h * n_w > 1)
 
-    return _Sight((side // square) ** 2, square**2 * _size(path, config, "hidden_size", 1024), patches)
+    return _Sight((side // square) ** 2, square**2 * _size(path, config, "hidden_size"), patches)
 
 
 def _gemma3(path: Path, config: Mapping[str, Any]) -> _Sight:
-    side = _size(path, config, "image_size", 896) // _size(path, config, "patch_size", 14)
+    side = _size(path, config, "image_size") // _size(path, config, "patch_size")
     try:
         square = pooled(side, config.get("mm_tokens_per_image", 256))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    return _Sight((side // square) ** 2, _size(path, config, "hidden_size", 1152), _one_patch)
+    return _Sight((side // square) ** 2, _size(path, config, "hidden_size"), _one_patch)
 
 
 def _one_patch(width_px: int, height_px: int) -> int:  # noqa: ARG001
@@ -179,8 +179,23 @@ _KINDS: Mapping[str, Callable[[Path, Mapping[str, Any]], _Sight]] = {
     "internvl": _internvl,
     "gemma3": _gemma3,
 }
+_DEFAULTS: Mapping[str, Mapping[str, int]] = {
+    "clip_vision_model": {"image_size": 224, "patch_size": 32, "hidden_size": 768},
+    "siglip_vision_model": {"image_size": 224, "patch_size": 16, "hidden_size": 768},
+    "internvl_vision": {"image_size": 448, "patch_size": 14, "hidden_size": 1024},
+}
+"""What transformers takes for a size that a vision_config of this type does not give."""
+_TOWERS: Mapping[str, tuple[str, Mapping[str, int]]] = {
+    "llava": ("clip_vision_model", {"image_size": 336, "patch_size": 14, "hidden_size": 1024}),
+    "llava_onevision": ("siglip_vision_model", {"image_size": 384, "patch_size": 14, "hidden_size": 1152}),
+    "internvl": ("internvl_vision", _DEFAULTS["internvl_vision"]),
+    "gemma3": ("siglip_vision_model", _DEFAULTS["siglip_vision_model"]),
+}
+"""The type of each kind's tower, and the sizes that transformers takes where a config has no vision_config."""
 _PUBLISHED = {"llava-onevision": "llava_onevision", "llava-1.5": "llava", "internvl3": "internvl", "gemma-3": "gemma3"}
 """The kind of a published model by the prefix of its name; those of a kind have the same vision side."""
+_GEMMA3 = {"image_size": 896, "patch_size": 14, "hidden_size": 1152}
+"""The sizes of Gemma 3's published towers; those of the other kinds are transformers' defaults."""
 
 
 def shuffled(side: int, ratio: Any) -> int:
@@ -230,7 +245,7 @@ def _config(backbone: str, weights: str | None) -> tuple[Path, Mapping[str, Any]
         kind = next((kind for beginning, kind in _PUBLISHED.items() if backbone.startswith(beginning)), None)
         if weights != "random" or kind is None:
             raise
-        return Path("config.json"), {"model_type": kind}
+        return Path("config.json"), {"model_type": kind, "vision_config": _GEMMA3 if kind == "gemma3" else None}
     config: Mapping[str, Any] = files.read_json(path)
     kind = config.get("model_type")
     if kind not in _KINDS:
@@ -238,10 +253,15 @@ def _config(backbone: str, weights: str | None) -> tuple[Path, Mapping[str, Any]
     return path, config
 
 
-def _size(path: Path, config: Mapping[str, Any], name: str, default: int) -> int:
-    """A size of a config's vision_config; a list of two equal ones is one."""
+def _size(path: Path, config: Mapping[str, Any], name: str) -> int:
+    """A size of a config's vision_config, or transformers' default for it; a list of two equal ones is one."""
     vision = config.get("vision_config")
-    size = one_of_two(vision.get(name, default) if isinstance(vision, Mapping) else default)
+    tower, whole = _TOWERS[config["model_type"]]
+    if isinstance(vision, Mapping):
+        defaults = _DEFAULTS.get(str(vision.get("model_type", tower)), {})
+        size = one_of_two(vision.get(name, defaults.get(name)))
+    else:
+        size = whole[name]
     if type(size) is not int or size < 1:
         raise CheckpointError(f"{path}: vision_config.{name} is {shown(size)}; a whole number from 1 on is expected")
     return size

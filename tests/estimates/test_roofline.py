@@ -9,7 +9,7 @@ import pytest
 from harness.errors import ScenarioError
 from harness.estimates.estimate import Estimated, Estimator, total
 from harness.estimates.roofline import Count, Roofline, prediction_factor, roof
-from harness.estimates.sheets import Sheets, sheets
+from harness.estimates.sheets import Sheets, named, sheets
 
 _MACHINE = {
     "about": "a machine", "tensor_ops": 1e12, "fp32_ops": 1e11, "bandwidth": 1e11, "cpu_hz": 1e9, "source": "s",
@@ -140,3 +140,28 @@ def test_the_package_names_only_what_it_defines_and_says_where_it_is_from() -> N
     assert all(found.sources[row.source].title for row in found.rows)
     with pytest.raises(ScenarioError, match="machine with a data sheet"):
         Estimator("agx-orin", "rtx-5090")
+
+
+@pytest.mark.parametrize(
+    ("product", "machine"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA H100 NVL", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA H200 NVL", None),
+        ("NVIDIA GH200 480GB", None),
+        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        ("NVIDIA GeForce RTX 4090 D", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("Quadro RTX 8000", "rtx-8000"),
+        ("NVIDIA Jetson AGX Orin Developer Kit", "agx-orin"),
+        ("NVIDIA Jetson Orin NX Engineering Reference Developer Kit", None),
+        ("", None),
+    ],
+)
+def test_a_sheet_is_of_the_product_that_it_names(product: str, machine: str | None) -> None:
+    """GPUs whose name begins alike have other clocks, memory or limits."""
+    assert named(product) == machine
+    assert machine is None or machine in sheets().machines

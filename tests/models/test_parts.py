@@ -298,6 +298,14 @@ CONFIGS = [
         change("vision_feature_select_strategy", to="cls"),
         "vision_feature_select_strategy.*cls",
     ),
+    (
+        change("vision_feature_select_strategy", to="default"),
+        "is 'default'; 'full' is expected, because its tower, siglip_vision_model, has no",
+    ),
+    (
+        change("vision_config", to={"model_type": "dinov2", "image_size": 32, "patch_size": 8, "intermediate_size": 8}),
+        "model_type is 'dinov2'; clip_vision_model or siglip_vision_model is expected",
+    ),
     (change("vision_aspect_ratio", to="anyres"), "vision_aspect_ratio is 'anyres'"),
     (change("vision_aspect_ratio", to="square"), "vision_aspect_ratio is 'square'"),
     (change("vision_aspect_ratio", to="anyres_max_0"), "vision_aspect_ratio is 'anyres_max_0'"),
@@ -337,6 +345,72 @@ def test_what_this_harness_does_not_run_is_refused(tmp_path: Path, damage, sente
         onevision.load("llava-onevision-7b", weights=tmp_path)
     assert "\n" not in str(refusal.value)
     assert str(path) in str(refusal.value)
+
+
+@pytest.mark.slow
+def test_a_class_token_is_no_feature(tmp_path: Path) -> None:
+    """CLIP's first state is that of its class token: with it V would be one more than the positions."""
+    stored(tmp_path, "llava15")
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "vision_feature_select_strategy": "full"}))
+    with pytest.raises(
+        CheckpointError, match="'full'; 'default' is expected, because its tower, clip_vision_model, ha"
+    ):
+        llava15.load("llava-1.5-7b", weights=tmp_path)
+
+
+UNPLACED = [
+    ("tower", "vision_config", {"num_hidden_layers": 1}, "encoder.layers.1."),
+    ("language", "text_config", {"num_hidden_layers": 1}, "model.layers.1."),
+    ("projector", None, {"multimodal_projector_bias": False}, "multi_modal_projector.linear_1.bias"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("part", "key", "less", "first"), UNPLACED, ids=[part for part, *_ in UNPLACED])
+def test_weights_that_the_config_has_no_place_for_are_refused(tmp_path: Path, part, key, less, first: str) -> None:
+    """A config.json with fewer layers or biases than the weights would give another model, silently."""
+    stored(tmp_path, "onevision")
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    (config if key is None else config[key]).update(less)
+    if key == "text_config":
+        config[key].pop("layer_types", None)
+    path.write_text(json.dumps(config))
+    models = onevision.load("llava-onevision-7b", weights=tmp_path)
+    sentence = rf"\d+ weights of the {part} have no place in the model that its config.json describes, {first}"
+    for use in (models.vision if part == "tower" else models.language, models.whole):
+        with pytest.raises(CheckpointError, match=sentence) as refusal:
+            use()
+        assert str(tmp_path) in str(refusal.value)
+
+
+def test_the_pooling_head_of_siglip_is_not_missed(tmp_path: Path) -> None:
+    """Checkpoints may have it, although no model reads the pooled feature."""
+    weights = stored(tmp_path, "onevision", sharded=False)
+    old = {old_name(name): tensor for name, tensor in weights.items()}
+    write(tmp_path, {**old, "vision_tower.vision_model.head.probe": torch.ones(1, 1, 32)}, sharded=False)
+    assert onevision.load("llava-onevision-7b", weights=tmp_path).vision().feature_dim == 32
+
+
+def test_a_head_with_rows_of_its_own_is_not_the_embedding(tmp_path: Path) -> None:
+    """Where a vocabulary was extended, head and embedding differ in the rows at the end alone."""
+    weights = stored(tmp_path, "onevision", tied=True, sharded=False)
+    embedding = weights["model.language_model.embed_tokens.weight"]
+    head = embedding.clone()
+    old = {old_name(name): tensor for name, tensor in weights.items()}
+    write(tmp_path, {**old, "language_model.lm_head.weight": head}, sharded=False)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = True
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert "lm_head.weight" not in files.tensors(tmp_path, "language")
+    files.tensors.cache_clear()
+    head[-2:] += 1
+    write(tmp_path, {**old, "language_model.lm_head.weight": head}, sharded=False)
+    assert "lm_head.weight" in files.tensors(tmp_path, "language")
+    loaded = onevision.load("llava-onevision-7b", weights=tmp_path).language()._engine.language
+    assert torch.equal(loaded.lm_head.weight, head)
+    assert torch.equal(loaded.model.embed_tokens.weight, embedding)
 
 
 @pytest.mark.slow

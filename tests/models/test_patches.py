@@ -12,6 +12,11 @@ from hypothesis import strategies as st
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
 from harness.errors import CheckpointError, UnavailableError
+from harness.models.checkpoint import read_config
+from harness.models.gemma3 import Gemma3
+from harness.models.internvl import InternVL
+from harness.models.llava15 import Llava15
+from harness.models.onevision import OneVision
 from harness.models.patches import (
     closest_grid,
     feature_dim_of,
@@ -67,7 +72,14 @@ def test_a_config_is_read_as_its_family_writes_it(tmp_path):
     vision = {"image_size": [224, 224], "patch_size": [14, 14], "hidden_size": 64}
     for folder, config in (
         ("internvl", {"model_type": "internvl", "vision_config": vision, "downsample_ratio": 0.5}),
-        ("gemma3", {"model_type": "gemma3", "vision_config": {"image_size": 896}, "mm_tokens_per_image": 1024}),
+        (
+            "gemma3",
+            {
+                "model_type": "gemma3",
+                "vision_config": {"image_size": 448, "patch_size": 14},
+                "mm_tokens_per_image": 1024,
+            },
+        ),
     ):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "config.json").write_text(json.dumps(config))
@@ -75,6 +87,34 @@ def test_a_config_is_read_as_its_family_writes_it(tmp_path):
     assert (features_of("internvl3-8b", at), feature_dim_of("internvl3-8b", at)) == (64, 256)
     assert patches_of(448, 224, "internvl3-8b", at) == 3
     assert features_of("gemma-3-4b", str(tmp_path / "gemma3")) == 1024
+
+
+@pytest.mark.parametrize("left_out", ["", "image_size", "patch_size", "hidden_size", "model_type", "vision_config"])
+@pytest.mark.parametrize(
+    ("name", "family", "vision"),
+    [
+        ("llava-1.5-7b", Llava15.is_of, {"image_size": 448, "patch_size": 28, "hidden_size": 64}),
+        ("llava-onevision-7b", OneVision.is_of, {"image_size": 384, "patch_size": 12, "hidden_size": 96}),
+        ("internvl3-8b", InternVL.is_of, {"image_size": [224, 224], "patch_size": [28, 28], "hidden_size": 64}),
+        ("gemma-3-4b", Gemma3.is_of, {"image_size": 448, "patch_size": 14, "hidden_size": 128}),
+    ],
+)
+def test_what_a_config_leaves_out_is_what_the_model_has(tmp_path: Path, name, family, vision, left_out: str) -> None:
+    """V and D without torch are those of the model that is built, where config.json says less than everything."""
+    config = {"model_type": family.config_class.model_type, "vision_config": dict(vision, num_attention_heads=4)}
+    config["vision_config"]["model_type"] = family.config_class().vision_config.model_type
+    config["mm_tokens_per_image"] = 4
+    config.pop(left_out, None) if left_out == "vision_config" else config["vision_config"].pop(left_out, None)
+    if "384" not in str(config.get("vision_config", "384")):
+        config["image_grid_pinpoints"] = [[224, 224]]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    try:
+        cut = family.cut(read_config(tmp_path, family.config_class))
+    except CheckpointError:
+        with pytest.raises(CheckpointError):
+            features_of(name, str(tmp_path))
+        return
+    assert (features_of(name, str(tmp_path)), feature_dim_of(name, str(tmp_path))) == (cut.n_features, cut.feature_dim)
 
 
 @pytest.mark.slow
@@ -96,7 +136,7 @@ def test_the_closest_grid_is_the_processors(width, height, patch, tiles):
         ({"model_type": "internvl", "downsample_ratio": 0}, "downsample_ratio is 0; 0.5 or another 1 / n"),
         ({"model_type": "internvl", "downsample_ratio": 0.2}, "n a divisor of the 32 positions"),
         ({"model_type": "gemma3", "mm_tokens_per_image": 250}, "mm_tokens_per_image is 250; a square number"),
-        ({"model_type": "gemma3", "mm_tokens_per_image": 9}, "whose root divides the 64 positions"),
+        ({"model_type": "gemma3", "mm_tokens_per_image": 9}, "whose root divides the 14 positions"),
         ({"model_type": "gemma3", "mm_tokens_per_image": True}, "mm_tokens_per_image is True"),
     ],
 )
