@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _HEADER = struct.Struct("<4s4B2H2I")
 _MAGIC = b"RAWF"
+_MOST = (2**8 - 1, 2**16 - 1, 2**16 - 1)
 _MERGED = 1
 
 
@@ -97,7 +98,16 @@ class _Server(TokenServer):
 
 
 def pack(seen: Features, *, merged: bool) -> bytes:
-    """Features (P, V, D) of any floating dtype as a payload; values beyond half precision's range are clipped to it."""
+    """Features (P, V, D) of any floating dtype as a payload; values beyond half precision's range are clipped to it.
+
+    Raises FeaturesError for more patches, features or dimensions than the header has room for.
+    """
+    if any(size > most for size, most in zip(seen.x_PVD.shape, _MOST, strict=True)):
+        raise FeaturesError(
+            "features of {} patches, {} a patch, in {} dimensions cannot be sent; at most {}, {} and {} can".format(
+                *seen.x_PVD.shape, *_MOST
+            )
+        )
     limit = float(np.finfo(np.float16).max)
     body = seen.x_PVD.float().clamp(-limit, limit).cpu().numpy().astype("<f2").tobytes()
     layout = seen.layout

@@ -6,8 +6,10 @@ paper; in float32. Their entropy coding is in the efficiency of whole encoders, 
 
 import functools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from baselines.ablations.schemes import DISTORTION
 from harness.estimates.backbone import CountedBackbone, merging
 from harness.estimates.counting import META, counted
 from harness.estimates.estimate import Work
@@ -40,17 +42,11 @@ def device_only(backbone: CountedBackbone, asked: NominalRequest, point: Any) ->
 
 def raw_features(backbone: CountedBackbone, asked: NominalRequest, point: Any) -> Iterator[Work]:
     """Features in half precision: written and read once."""
-    patches = backbone.patches(asked.width_px, asked.height_px)
-    merges = point.kept_of(backbone.n_features)
-    kept = merges or backbone.n_features
-    yield from seeing("device", backbone, asked)
-    if merges is not None:
-        yield Work("device", "merge", "dense", merged(backbone, asked))
-    copied = Count(0.0, 4.0 * patches * kept * backbone.dim)
-    yield Work("device", "encode", "dense", copied)
-    yield Work("server", "decode", "dense", copied)
-    tokens = 0 if merges is not None else backbone.all_tokens(asked.width_px, asked.height_px)
-    yield from answering("server", backbone, asked, patches * kept, tokens)
+    if point.kept_of(backbone.n_features) is None:
+        tokens = backbone.all_tokens(asked.width_px, asked.height_px)
+        yield from _in_half_precision(backbone, asked, backbone.n_features, None, tokens)
+    else:
+        yield from unmerged(backbone, asked, point)
 
 
 def jpeg(backbone: CountedBackbone, asked: NominalRequest, point: Any) -> Iterator[Work]:
@@ -74,8 +70,11 @@ def elic(backbone: CountedBackbone, asked: NominalRequest, point: Any) -> Iterat
 
 
 def single(backbone: CountedBackbone, asked: NominalRequest, point: Any) -> Iterator[Work]:
-    """One entropy model, and no router."""
-    yield from coded_features(backbone, asked, point, n_experts=1)
+    """One entropy model, and no router; nothing is coded at the point of Table I."""
+    if Path(point.codec).name == DISTORTION:
+        yield from unmerged(backbone, asked, point)
+    else:
+        yield from coded_features(backbone, asked, point, n_experts=1)
 
 
 def without_networks(backbone: CountedBackbone, asked: NominalRequest, point: Any) -> Iterator[Work]:
@@ -83,19 +82,40 @@ def without_networks(backbone: CountedBackbone, asked: NominalRequest, point: An
     yield from coded_features(backbone, asked, point, n_experts=0)
 
 
+def unmerged(backbone: CountedBackbone, asked: NominalRequest, point: Any) -> Iterator[Work]:
+    """What merging computes, whose means cost nothing beside it; the features are not coded."""
+    kept = point.kept_of(backbone.n_features)
+    yield from _in_half_precision(backbone, asked, kept, merged(backbone, asked))
+
+
 def visionzip(backbone: CountedBackbone, asked: NominalRequest, point: Any) -> Iterator[Work]:
-    """The last layer's attention again, and a product of the features' keys; one entropy model."""
+    """The last layer's attention again, and a product of the features' keys; the features are not coded."""
     patches, v, d = backbone.patches(asked.width_px, asked.height_px), backbone.n_features, backbone.dim
     scores = merging(patches, v, d)
     keys = Count(2.0 * patches * v * point.kept_of(v) * (d // _HEADS), 4.0 * patches * v * d)
-    yield from coded_features(backbone, asked, point, n_experts=1, reducing=scores + keys)
+    yield from _in_half_precision(backbone, asked, point.kept_of(v), scores + keys)
 
 
 def qformer(backbone: CountedBackbone, asked: NominalRequest, point: Any) -> Iterator[Work]:
-    """Two layers of sixteen queries, 768 wide; one entropy model."""
+    """Two layers of as many queries as features are kept, 768 wide; the features are not coded."""
     patches = backbone.patches(asked.width_px, asked.height_px)
-    reducing = _queries(patches, backbone.n_features, backbone.dim, point.kept_of(backbone.n_features))
-    yield from coded_features(backbone, asked, point, n_experts=1, reducing=reducing)
+    kept = point.kept_of(backbone.n_features)
+    reducing = _queries(patches, backbone.n_features, backbone.dim, kept)
+    yield from _in_half_precision(backbone, asked, kept, reducing)
+
+
+def _in_half_precision(
+    backbone: CountedBackbone, asked: NominalRequest, kept: int, reducing: Count | None, n_tokens: int = 0
+) -> Iterator[Work]:
+    """Features that are reduced, or not where that is None, and cross the link as half-precision numbers."""
+    n_kept = backbone.patches(asked.width_px, asked.height_px) * kept
+    copied = Count(0.0, 4.0 * n_kept * backbone.dim)
+    yield from seeing("device", backbone, asked)
+    if reducing is not None:
+        yield Work("device", "merge", "dense", reducing)
+    yield Work("device", "encode", "dense", copied)
+    yield Work("server", "decode", "dense", copied)
+    yield from answering("server", backbone, asked, n_kept, n_tokens)
 
 
 @functools.cache

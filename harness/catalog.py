@@ -51,7 +51,7 @@ WORK: Mapping[str, str] = {
     "tofc_single": "baselines.work:single",
     "tofc_heuristic": "baselines.work:without_networks",
     "tofc_factorized": "baselines.work:without_networks",
-    "tofc_unmerged": "baselines.work:single",
+    "tofc_unmerged": "baselines.work:unmerged",
     "visionzip": "baselines.work:visionzip",
     "visionzip_merging": "baselines.work:visionzip",
     "qformer": "baselines.work:qformer",

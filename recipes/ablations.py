@@ -286,7 +286,7 @@ with {coded.asked} questions each, drawn alike for all.
 Codec and projector are trained by D + lambda R + L_balance, without a pre-fit.
 The temperature falls from 10 to 0.1, and the last {100 * coded.hard_share:g} % of the steps are hard.
 Departures from the paper: tower and language model are frozen; one instance for n_c = {CLUSTERS[0]} and {CLUSTERS[1]};
-entropy models of one small hidden layer; a learned step.
+entropy models of one small hidden layer; a learned step; a balance weight of {coded.alpha:g} (the paper's is 0.001).
 
 On {_HELD_OUT} pictures of the StreetsQA test split, n_c = {CLUSTERS[0]}: real streams, decoded.
 Distortion is the features' squared error over their variance.

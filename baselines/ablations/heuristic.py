@@ -31,6 +31,7 @@ PERCENTILE = 0.999
 
 _SIDE = struct.Struct("<fhB")
 """The step, the median, the level of the scale."""
+_MOST = float(np.finfo(np.float32).max)
 
 
 class HeuristicConfig(BaseModel):
@@ -113,7 +114,7 @@ class HeuristicCodec(FeatureCodec):
         """The integers times the step that came with them."""
         step, median, level = _SIDE.unpack(side.side)
         largest = self.config.largest
-        if not (0 < step < math.inf and abs(median) <= largest and level < laplacian.LEVELS):
+        if not (0 < step <= _MOST / largest and abs(median) <= largest and level < laplacian.LEVELS):
             raise BitstreamError(f"a step of {step}, a median of {median} and a scale of {level} are not valid")
         level_ND = np.full((side.header.n_features, self.config.dim), level, np.uint8)
         symbol_ND, budget = bitstream.read_y(side, self.frozen.tables, level_ND)

@@ -58,13 +58,8 @@ def tofc(backbone: CountedBackbone, asked: NominalRequest, point: Any) -> Iterat
     yield from coded_features(backbone, asked, point, n_experts=16)
 
 
-def coded_features(
-    backbone: CountedBackbone, asked: NominalRequest, point: Any, *, n_experts: int, reducing: Count | None = None
-) -> Iterator[Work]:
-    """A scheme that sends coded features.
-
-    With ``n_experts`` 0 its codec has no networks; ``reducing`` is the work of its reducer, by default merging's.
-    """
+def coded_features(backbone: CountedBackbone, asked: NominalRequest, point: Any, *, n_experts: int) -> Iterator[Work]:
+    """A scheme that merges features and codes them; with ``n_experts`` 0 its codec has no networks."""
     kept = point.kept_of(backbone.n_features)
     n_kept = backbone.patches(asked.width_px, asked.height_px) * kept
     symbols = Count(n_kept * (backbone.dim + (backbone.dim // 16 if n_experts else 0)))
@@ -73,7 +68,7 @@ def coded_features(
         for is_decoding in (False, True)
     )
     yield from seeing("device", backbone, asked)
-    yield Work("device", "merge", "dense", merged(backbone, asked) if reducing is None else reducing)
+    yield Work("device", "merge", "dense", merged(backbone, asked))
     yield Work("device", "encode", "dense", encoding)
     yield Work("device", "encode", "entropy_coding", symbols)
     yield Work("server", "decode", "dense", decoding)

@@ -3,7 +3,7 @@
     E entropy models   N merged features   D dimension   Z = D / 16 channels of z
 
 The layer sizes of Fig. 3 are not in the paper's text. Here h_a is D - D - D/2 - Z and h_s is Z - D/2 - D - 2D with ReLU
-between: 5.41 M parameters a model at D = 1152, where the paper's total of some 300 M trainable parameters leaves about
+between: 5.40 M parameters a model at D = 1152, where the paper's total of some 300 M trainable parameters leaves about
 5.5 M for each of 16 (an inference).
 """
 

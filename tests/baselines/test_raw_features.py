@@ -45,6 +45,16 @@ def test_values_beyond_half_precision_are_clipped_to_it() -> None:
     assert torch.equal(found.x_PVD, torch.full((2, 1, 1), 65504.0))
 
 
+@pytest.mark.parametrize("shape", [(256, 1, 1), (2, 65_536, 1), (2, 1, 65_536)])
+def test_more_than_the_header_has_room_for_is_refused(shape: tuple[int, int, int]) -> None:
+    """One below is sent."""
+    layout = Layout((15, 17), (9, 9))
+    with pytest.raises(FeaturesError, match="at most 255, 65535 and 65535 can"):
+        pack(Features(torch.zeros(shape), layout), merged=True)
+    less = tuple(size - (size > 2) for size in shape)
+    assert len(pack(Features(torch.zeros(less), layout), merged=True)) > 0
+
+
 @given(st.data())
 def test_every_truncation_and_extension_is_refused(data: st.DataObject) -> None:
     """The length is known from the header."""

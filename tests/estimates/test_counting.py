@@ -9,12 +9,15 @@ from PIL import Image
 from torch import nn
 
 from baselines.work import codec_work
+from harness import catalog
 from harness.errors import ScenarioError
 from harness.estimates.backbone import CountedBackbone, entropy_networks, published_model
 from harness.estimates.counting import META, causal_scores, counted
 from harness.estimates.roofline import Count
+from harness.estimates.stages import NominalRequest
 from harness.models.onevision import load
 from harness.profiling.resources import OperationsClock
+from harness.schemes.tofc import FeaturePoint
 
 _attention = torch.nn.functional.scaled_dot_product_attention
 
@@ -102,6 +105,20 @@ def test_each_feature_is_coded_by_one_entropy_model() -> None:
     for n_experts in (1, 16):
         decoding = entropy_networks(n, d, n_experts, decoding=True)
         assert decoding.operations == 2 * n * sum(a * b for a, b in layers[3:])
+
+
+@pytest.mark.slow
+def test_table_1_codes_nothing(mini: CountedBackbone) -> None:
+    """Its features are written and read once, in half precision; Fig. 12's single model codes."""
+    asked = NominalRequest(width_px=300, height_px=200, text_tokens=20, answer_tokens=2)
+    copied = Count(0.0, 4.0 * mini.patches(300, 200) * 4 * mini.dim)
+    for scheme in ("tofc_single", "tofc_unmerged", "visionzip", "visionzip_merging", "qformer"):
+        of = catalog.load("scheme", scheme, catalog.WORK)
+        found = list(of(mini, asked, FeaturePoint(codec="codecs/mine/distortion", n_c=4)))
+        assert [work.count for work in found if work.stage in ("encode", "decode")] == [copied, copied], scheme
+        assert [work.stage for work in found if work.kind == "entropy_coding"] == [], scheme
+    coded = list(catalog.load("scheme", "tofc_single", catalog.WORK)(mini, asked, FeaturePoint(codec="a", n_c=4)))
+    assert [work.stage for work in coded if work.kind == "entropy_coding"] == ["encode", "decode"]
 
 
 @pytest.mark.slow

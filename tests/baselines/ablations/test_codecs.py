@@ -203,10 +203,11 @@ def test_hostile_streams_decode_or_are_refused(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "side", [(0.0, 0, 5), (-1.0, 0, 5), (float("nan"), 0, 5), (float("inf"), 0, 5), (1.0, 8, 5), (1.0, 0, 128)]
+    "side",
+    [(0.0, 0, 5), (-1.0, 0, 5), (float("nan"), 0, 5), (float("inf"), 0, 5), (1e38, 0, 5), (1.0, 8, 5), (1.0, 0, 128)],
 )
 def test_impossible_statistics_are_refused(side: tuple[float, int, int]) -> None:
-    """An invalid step, a median out of the bits' range, a scale that no table has."""
+    """A step that is invalid, or so large that values are infinite; a median out of range, a scale without a table."""
     codec = heuristic(4)
     stream = codec.compress(make_features(1))
     body = stream[:11] + struct.pack("<fhB", *side) + stream[18:-4]
