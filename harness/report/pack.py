@@ -218,6 +218,7 @@ installed):
     harness show run
     harness plot run
     {python}harness replay run scenarios/{file} --name replayed
+    {python}harness check scenarios/{file}        # what is not installed here: weights, codecs, adapters, benchmarks
     {python}harness run scenarios/{file}
 {needed}"""
 

@@ -171,6 +171,7 @@ def test_code_of_ones_own_is_in_the_archive_and_pictures_are_not(
     assert (folder / "code" / "packed_steps.py").read_text() == "STEP = 1\n"
     readme = (folder / "README.md").read_text()
     assert "    PYTHONPATH=code harness run scenarios/mine.yaml\n" in readme
+    assert "PYTHONPATH=code harness check scenarios/" in readme
     assert "to measure again: the benchmark `shop/`, in the folder `scenarios`; the package wavelets 1.0.\n" in readme
     (tmp_path / "packed_steps.py").write_text("STEP = 2\n")
     with pytest.raises(ResultsError, match="code of packed_steps is not the one that the run was made with"):
