@@ -46,6 +46,7 @@ from harness.analysis.latency import required_samples
 from harness.analysis.means import MIN_PICTURES
 from harness.analysis.precision import Look, look
 from harness.analysis.setting import strata_of_all
+from harness.data.scoring import metric
 from harness.runs.provenance import Manifest
 from harness.runs.store import Record
 from harness.scenario.load import hash_of
@@ -224,7 +225,10 @@ def _questions(run: Analysis) -> Iterator[str]:
     samples, equality = run.record.samples.to_pandas(), run.equality
     asked = samples[samples["sample"].isin(pc.unique(run.record.outcomes["sample"]).to_pylist())]
     needed = equality.questions_needed()
-    for benchmark, of_questions in asked.groupby("benchmark"):
+    for benchmark, of_benchmark in asked.groupby("benchmark"):
+        # MME's questions of cognition are asked, and are no part of its score.
+        counted = metric(str(benchmark)).counts(of_benchmark["category"].to_numpy().astype(np.str_))
+        of_questions = of_benchmark[counted]
         if (independent := of_questions["picture"].nunique()) >= needed:
             continue
         which = f" of {benchmark}" if asked["benchmark"].nunique() > 1 else ""

@@ -222,6 +222,21 @@ def test_the_precision_is_that_of_the_means_that_are_shown(made_up: Analysis) ->
     assert look.estimate.value != pytest.approx(plain.value, rel=1e-4)
 
 
+def test_only_questions_of_the_score_can_certify_it(made_up: Analysis) -> None:
+    """Of MME's 60 pictures 10 are of perception: 23 are needed."""
+    record = made_up.record
+    samples = record.samples.to_pandas()
+    samples["benchmark"] = "MME"
+    samples["category"] = np.where(np.arange(240) < 40, "OCR", "code_reasoning")
+    changed = dataclasses.replace(
+        record,
+        manifest=record.manifest.model_copy(update={"benchmarks": ("MME",)}),
+        samples=pa.Table.from_pandas(samples, schema=record.samples.schema, preserve_index=False),
+    )
+    (found,) = [reason for reason in reasons(Analysis(changed)) if "cannot certify" in reason]
+    assert found.startswith("40 questions on 10 pictures cannot certify")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", BROKEN)
 def test_a_broken_rule_is_reported(made_up: Analysis, rule: str) -> None:
