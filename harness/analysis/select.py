@@ -157,6 +157,11 @@ class Scores:
         return float(_sum(self._scale, [part.metric.max(part.category) for part in self.parts]))
 
     @property
+    def n_questions(self) -> int:
+        """N, of which the score is: MME's questions of cognition are asked, and are no part of it."""
+        return sum(int(part.scored.sum()) for part in self.parts)
+
+    @property
     def n_clusters(self) -> int:
         """C."""
         return sum(part.n_clusters for part in self.parts)
@@ -216,7 +221,7 @@ def select(scores: Scores, ladders: Mapping[PointKey, Hashable] | None = None) -
     equality, scored = scores.equality, scores.scored
     theta, unit = equality.certified, scores.score(scores.reference)
     found = []
-    for key, rows in scores.points.items():
+    for key in scores.points:
         score, low, high = scores.score(key), np.nan, np.nan
         if scored:
             low, high = _interval(scores, key)
@@ -226,7 +231,7 @@ def select(scores: Scores, ladders: Mapping[PointKey, Hashable] | None = None) -
                 "point": key[1],
                 "ladder": str((ladders or {}).get(key, "")),
                 "metric": scores.metric_name,
-                "questions": len(rows),
+                "questions": scores.n_questions,
                 "clusters": scores.n_clusters,
                 **{name: scores.mean_of_means(key, name) for name in ("payload_bytes", "visual_tokens")},
                 "score": score,
@@ -277,7 +282,7 @@ def _interval(scores: Scores, key: PointKey) -> tuple[float, float]:
     """
     own_C, confidence = scores.contributions(key), scores.equality.confidence
     if not scores.normalised:
-        top, most = scores.score_max, len(scores.points[key])
+        top, most = scores.score_max, scores.n_questions
         subtask_C = scores.parts[0].subtasks
         share = percentiles.share(own_C[:, None] / top, at_most=most, subtask_S=subtask_C, confidence=confidence)
         found = share.estimate

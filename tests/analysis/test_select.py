@@ -387,7 +387,7 @@ def test_subtasks_that_do_not_count_certify_nothing() -> None:
         right = np.concatenate([cognition, perception])
         sizes = {**({"code_reasoning": 30} if cognition.size else {}), "OCR": 10}
         found.append(select(pairs("MME", sizes, all=right, x=right)))
-    columns = ["clusters", "score", "score_low", "score_high", "score_max", "p_value", "admissible"]
+    columns = ["questions", "clusters", "score", "score_low", "score_high", "score_max", "p_value", "admissible"]
     for table in found[1:]:
         pd.testing.assert_frame_equal(table[columns], found[0][columns])
     assert found[0]["clusters"].tolist() == [10, 10]
