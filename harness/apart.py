@@ -17,7 +17,7 @@ from typing import ClassVar
 from harness import files, measure, study, timing
 from harness.data.sample import Question, Sample
 from harness.energy import Sides, measure_energy
-from harness.errors import ResultsError, ScenarioError, placed
+from harness.errors import ResultsError, ScenarioError, SchemeError, placed
 from harness.measure import Parted, Plan
 from harness.models.contract import Untimed
 from harness.profiling.energy import Meters
@@ -39,6 +39,10 @@ PAYLOADS = "payloads"
 """The folder of a device half's payloads, and the name of their digest."""
 
 _MOST_BYTES = 1 << 30
+_ONE_OR_THE_OTHER = (
+    "the device half answers some pictures and sends a payload of others; halves that are measured apart do one or the "
+    "other. 'harness run' measures such a scheme"
+)
 
 
 def measure_half(
@@ -142,6 +146,7 @@ def _write_payloads(plan: Plan, folder: Path, reporter: Reporter) -> dict[PointK
     there = {path.name for path in places}
     answering: dict[PointKey, Parted] = {}
     units = {plan.answering(key, places).key: (key, places) for key in plan.halves for places in plan.pictures}
+    sending = {units[name][0] for name in there & units.keys()}
     for strange in there - units.keys():
         disk.discard(folder / PAYLOADS / strange)
     reporter.phase("payloads", total=len(units), done=len(there & units.keys()))
@@ -151,9 +156,12 @@ def _write_payloads(plan: Plan, folder: Path, reporter: Reporter) -> dict[PointK
         sample = plan.samples[of_picture[0]]
         with placed(" at ".join(key), sample.id):
             sent = measure.sent_by(plan.halves[key], sample, Untimed())
+            if isinstance(sent, Answer) and key in sending:
+                raise SchemeError(_ONE_OR_THE_OTHER)
         if isinstance(sent, Answer):
-            answering[key] = plan.halves[key]
+            answering[key] = _Answering(plan.halves[key].kind, plan.halves[key].device)
         else:
+            sending.add(key)
             disk.write_bytes(folder / PAYLOADS / name, sent)
         reporter.advance()
     return answering
@@ -177,6 +185,15 @@ class _Sending:
     def needs(self, data: bytes, questions: Sequence[Question], device: str) -> list[Need]:  # noqa: ARG002
         """Nothing that is known here."""
         return []
+
+
+@dataclasses.dataclass(frozen=True)
+class _Answering(_Sending):
+    """A scheme that answers on the device, and of which no payload was written."""
+
+    def serve(self, data: bytes, questions: Sequence[Question], clock: Clock) -> tuple[list[Answer], None]:  # noqa: ARG002
+        """Raises SchemeError: it sends a payload after all."""
+        raise SchemeError(_ONE_OR_THE_OTHER)
 
 
 @dataclasses.dataclass(frozen=True)

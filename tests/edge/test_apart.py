@@ -3,18 +3,24 @@
 import random
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 import pytest
 
 from harness.analysis import Analysis
 from harness.apart import PAYLOADS, measure_half
+from harness.data.questions import samples
+from harness.data.streetsqa import book
 from harness.derived import join, replay
-from harness.errors import ResultsError, ScenarioError
+from harness.errors import ResultsError, ScenarioError, SchemeError
+from harness.models.contract import Models
 from harness.records import Side
 from harness.replay import sweep
 from harness.runs.store import Record, Run
 from harness.scenario.load import as_given, load, replay_from_given
+from harness.schemes.contract import DeviceHalf
+from harness.schemes.fake import Fake, FakePoint
 from harness.study import run
 from tests.edge import ends, fake_harness
 from tests.silent import Silent
@@ -133,6 +139,34 @@ def test_a_half_is_not_timed_until_precise(fake_scenario: Path, tmp_path: Path, 
     with pytest.raises(ScenarioError, match=r"^fake: measure\.precision is 5 %, and a half .*timed_samples instead$"):
         measure_half(precise, tmp_path / "half", half, payloads=payloads, reporter=SILENT)
     assert not (tmp_path / "half").exists()
+
+
+class Mixed(fake_harness.FakeAlone):
+    """Answers the pictures of these places among three, and sends the others."""
+
+    kind = "fake"
+    answered: ClassVar[set[int]] = set()
+
+    @classmethod
+    def device_half(cls, models: Models, point: FakePoint) -> DeviceHalf:
+        """One of the two halves, by the picture."""
+        answers, sends = super().device_half(models, point), Fake.device_half(models, point)
+        pages = [page.image_id for page in samples(book("test", 0)[:3], paired=False)]
+        order = list(dict.fromkeys(pages))
+        return lambda sample, clock: (answers if order.index(sample.image_id) in cls.answered else sends)(sample, clock)
+
+
+@pytest.mark.parametrize("answered", [{0}, {2}])
+def test_a_scheme_that_only_sometimes_sends_is_not_measured_in_halves(
+    fake_scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answered: set[int]
+) -> None:
+    """Whether its first picture is answered or sent: one sentence, with the point and the sample."""
+    scenario = tmp_path / "mixed.yaml"
+    text = fake_scenario.read_text().replace("levels: [4, 32]", "levels: 4")
+    scenario.write_text(text.replace("scheme: fake_alone, name: alone", f"scheme: '{__name__}:Mixed', name: mixed"))
+    monkeypatch.setattr(Mixed, "answered", answered)
+    with pytest.raises(SchemeError, match=r"^mixed at -, sample .*: the device half answers some pictures and sends a"):
+        measure_half(load(scenario), tmp_path / "half", "device", reporter=SILENT)
 
 
 @pytest.mark.slow
