@@ -17,7 +17,7 @@ from typing import ClassVar
 from harness import files, measure, study, timing
 from harness.data.sample import Question, Sample
 from harness.energy import Sides, measure_energy
-from harness.errors import ResultsError, ScenarioError, SchemeError, placed
+from harness.errors import BitstreamError, ResultsError, ScenarioError, SchemeError, placed
 from harness.measure import Parted, Plan
 from harness.models.contract import Untimed
 from harness.profiling.energy import Meters
@@ -27,7 +27,7 @@ from harness.profiling.telemetry import Telemetry
 from harness.records import PointKey, Side
 from harness.reporter import Reporter
 from harness.runs import disk
-from harness.runs.digests import changed, of_folder
+from harness.runs.digests import changed, of_file, of_folder
 from harness.runs.store import Run
 from harness.scenario.model import Scenario
 from harness.schemes.contract import Answer, Clock, DeviceHalf, Payload
@@ -89,6 +89,8 @@ def measure_half(
         manifest = manifest.model_copy(update={"digests": {**manifest.digests, PAYLOADS: sent.digest}})
     shown = list(sample_rows(stock))
     plan = study.plan_of(stock, halves, shown)
+    if sent is not None:
+        plan = dataclasses.replace(plan, sent=sent.digests)
     with Run.open_or_create(folder, manifest, fresh=fresh) as ongoing, study.followed(ongoing, reporter):
         ongoing.record_samples(shown)
         answering = (
@@ -210,13 +212,19 @@ class _FromFiles:
             return unpack(files.read(path, at_most=_MOST_BYTES), self.kind)
         except OSError as error:
             raise ResultsError(f"{path}: cannot be read: {files.why(error)}") from None
+        except BitstreamError as error:
+            raise BitstreamError(f"{path}: {error}; copy the folder of the device half again") from None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Sent:
-    """What a device half sent: the file of each sample's payload, by scheme and point, and the digest of all."""
+    """What a device half sent: the file of each sample's payload, by scheme and point, and the digest of all.
+
+    ``digests`` are the files' own: a device half that is measured again may send other bytes under the same name.
+    """
 
     files: Mapping[PointKey, Mapping[str, Path]]
+    digests: Mapping[PointKey, Mapping[str, str]]
     digest: str
 
     @classmethod
@@ -239,6 +247,7 @@ class _Sent:
         }
         plan = study.plan_of(stock, {}, list(sample_rows(stock)))
         paths: dict[PointKey, dict[str, Path]] = {}
+        digests: dict[PointKey, dict[str, str]] = {}
         for key in stock.points:
             if key in by_itself:
                 continue
@@ -250,5 +259,7 @@ class _Sent:
                         f"{path}: no such file; it is the payload of {' at '.join(key)} for sample {sample}: copy the "
                         "whole folder of the device half"
                     )
-                paths.setdefault(key, {}).update(dict.fromkeys((stock.samples.names[p].id for p in places), path))
-        return cls(files=paths, digest=payloads_digest(folder))
+                names = [stock.samples.names[place].id for place in places]
+                paths.setdefault(key, {}).update(dict.fromkeys(names, path))
+                digests.setdefault(key, {}).update(dict.fromkeys(names, of_file(path)))
+        return cls(files=paths, digests=digests, digest=payloads_digest(folder))

@@ -212,7 +212,7 @@ def _unit(plan: Plan, key: PointKey, side: Side, places: Sequence[int], number: 
     assert schedule.energy is not None
     name = f"energy {' '.join(key)}, {side}, block {number}"
     how = {"threads": str(schedule.threads), "block": f"{schedule.energy.block_s:g} s"}
-    return Unit(name, {**plan.timing_depends(key, places), **how})
+    return Unit(name, {**plan.work_depends(key, places), **how})
 
 
 def _rows(
