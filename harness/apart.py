@@ -17,7 +17,7 @@ from typing import ClassVar
 from harness import files, measure, study, timing
 from harness.data.sample import Question, Sample
 from harness.energy import Sides, measure_energy
-from harness.errors import ResultsError, ScenarioError, placed
+from harness.errors import BitstreamError, ResultsError, ScenarioError, SchemeError, placed
 from harness.measure import Parted, Plan
 from harness.models.contract import Untimed
 from harness.profiling.energy import Meters
@@ -27,7 +27,7 @@ from harness.profiling.telemetry import Telemetry
 from harness.records import PointKey, Side
 from harness.reporter import Reporter
 from harness.runs import disk
-from harness.runs.digests import changed, of_folder
+from harness.runs.digests import changed, of_file, of_folder
 from harness.runs.store import Run
 from harness.scenario.model import Scenario
 from harness.schemes.contract import Answer, Clock, DeviceHalf, Payload
@@ -39,6 +39,10 @@ PAYLOADS = "payloads"
 """The folder of a device half's payloads, and the name of their digest."""
 
 _MOST_BYTES = 1 << 30
+_ONE_OR_THE_OTHER = (
+    "the device half answers some pictures and sends a payload of others; halves that are measured apart do one or the "
+    "other. 'harness run' measures such a scheme"
+)
 
 
 def measure_half(
@@ -86,6 +90,8 @@ def measure_half(
         manifest = manifest.model_copy(update={"digests": {**manifest.digests, PAYLOADS: sent.digest}})
     shown = list(sample_rows(stock))
     plan = study.plan_of(stock, halves, shown)
+    if sent is not None:
+        plan = dataclasses.replace(plan, sent=sent.digests)
     with Run.open_or_create(folder, manifest, fresh=fresh) as ongoing, study.followed(ongoing, reporter):
         ongoing.record_samples(shown)
         answering = (
@@ -143,6 +149,7 @@ def _write_payloads(plan: Plan, folder: Path, reporter: Reporter) -> dict[PointK
     there = {path.name for path in places}
     answering: dict[PointKey, Parted] = {}
     units = {plan.answering(key, places).key: (key, places) for key in plan.halves for places in plan.pictures}
+    sending = {units[name][0] for name in there & units.keys()}
     for strange in there - units.keys():
         disk.discard(folder / PAYLOADS / strange)
     reporter.phase("payloads", total=len(units), done=len(there & units.keys()))
@@ -152,9 +159,12 @@ def _write_payloads(plan: Plan, folder: Path, reporter: Reporter) -> dict[PointK
         sample = plan.samples[of_picture[0]]
         with placed(" at ".join(key), sample.id):
             sent = measure.sent_by(plan.halves[key], sample, Untimed())
+            if isinstance(sent, Answer) and key in sending:
+                raise SchemeError(_ONE_OR_THE_OTHER)
         if isinstance(sent, Answer):
-            answering[key] = plan.halves[key]
+            answering[key] = _Answering(plan.halves[key].kind, plan.halves[key].device)
         else:
+            sending.add(key)
             disk.write_bytes(folder / PAYLOADS / name, sent)
         reporter.advance()
     return answering
@@ -181,6 +191,15 @@ class _Sending:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Answering(_Sending):
+    """A scheme that answers on the device, and of which no payload was written."""
+
+    def serve(self, data: bytes, questions: Sequence[Question], clock: Clock) -> tuple[list[Answer], None]:  # noqa: ARG002
+        """Raises SchemeError: it sends a payload after all."""
+        raise SchemeError(_ONE_OR_THE_OTHER)
+
+
+@dataclasses.dataclass(frozen=True)
 class _FromFiles:
     """Stands in for a device half: reads the payload that it made of a sample's pictures from its file."""
 
@@ -194,13 +213,19 @@ class _FromFiles:
             return unpack(files.read(path, at_most=_MOST_BYTES), self.kind)
         except OSError as error:
             raise ResultsError(f"{path}: cannot be read: {files.why(error)}") from None
+        except BitstreamError as error:
+            raise BitstreamError(f"{path}: {error}; copy the folder of the device half again") from None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Sent:
-    """What a device half sent: the file of each sample's payload, by scheme and point, and the digest of all."""
+    """What a device half sent: the file of each sample's payload, by scheme and point, and the digest of all.
+
+    ``digests`` are the files' own: a device half that is measured again may send other bytes under the same name.
+    """
 
     files: Mapping[PointKey, Mapping[str, Path]]
+    digests: Mapping[PointKey, Mapping[str, str]]
     digest: str
 
     @classmethod
@@ -223,6 +248,7 @@ class _Sent:
         }
         plan = study.plan_of(stock, {}, list(sample_rows(stock)))
         paths: dict[PointKey, dict[str, Path]] = {}
+        digests: dict[PointKey, dict[str, str]] = {}
         for key in stock.points:
             if key in by_itself:
                 continue
@@ -234,5 +260,7 @@ class _Sent:
                         f"{path}: no such file; it is the payload of {' at '.join(key)} for sample {sample}: copy the "
                         "whole folder of the device half"
                     )
-                paths.setdefault(key, {}).update(dict.fromkeys((stock.samples.names[p].id for p in places), path))
-        return cls(files=paths, digest=payloads_digest(folder))
+                names = [stock.samples.names[place].id for place in places]
+                paths.setdefault(key, {}).update(dict.fromkeys(names, path))
+                digests.setdefault(key, {}).update(dict.fromkeys(names, of_file(path)))
+        return cls(files=paths, digests=digests, digest=payloads_digest(folder))

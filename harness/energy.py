@@ -75,7 +75,7 @@ def measure_energy(
     keys = list(plan.halves)
     if len(told) == len(_SIDES):
         keys = [key for key in _keys(Analysis(ongoing.so_far()), wanted) if key in plan.halves]
-    halves = [(key, side) for key in keys for side in _sides(plan, key, places[0]) if side in told]
+    halves = [(key, side) for key in keys for side in _sides(plan, key, places) if side in told]
     units: dict[Unit, Block] = {
         _unit(plan, key, side, places, number, schedule): (key, side, number)
         for number in range(wanted.blocks)
@@ -163,20 +163,31 @@ def _keys(run: Analysis, wanted: Energy) -> list[PointKey]:
     return [(str(pipeline), str(point)) for pipeline, point in chosen[["pipeline", "point"]].itertuples(index=False)]
 
 
-def _sides(plan: Plan, key: PointKey, place: int) -> tuple[Side, ...]:
-    """The sides on which a scheme has work to do."""
-    with placed(" at ".join(key), plan.samples.names[place].id):
-        sent = sent_by(plan.halves[key], plan.samples[place], Untimed())
-    return ("device",) if isinstance(sent, Answer) else _SIDES
+def _sides(plan: Plan, key: PointKey, places: Sequence[int]) -> tuple[Side, ...]:
+    """The sides on which a scheme has work to do: on the server where it sends anything of any sample."""
+    for place in places:
+        with placed(" at ".join(key), plan.samples.names[place].id):
+            sent = sent_by(plan.halves[key], plan.samples[place], Untimed())
+        if not isinstance(sent, Answer):
+            return _SIDES
+    return ("device",)
 
 
 def _work(plan: Plan, key: PointKey, side: Side, places: Sequence[int]) -> Callable[[int], object]:
-    """The work of a half for the sample at a place of ``places``; the server half's payload is made before."""
+    """The work of a half for the sample at a place of ``places``; the server half's payload is made before.
+
+    The server has none for a sample that the device answers.
+    """
     half, samples = plan.halves[key], [plan.samples[place] for place in places]
     if side == "device":
         return lambda at: sent_by(half, samples[at], Untimed())
-    payloads = [sent for sample in samples if not isinstance(sent := sent_by(half, sample, Untimed()), Answer)]
-    return lambda at: half.again(payloads[at], [samples[at].question])
+    payloads = [sent_by(half, sample, Untimed()) for sample in samples]
+
+    def again(at: int) -> None:
+        if not isinstance(payload := payloads[at], Answer):
+            half.again(payload, [samples[at].question])
+
+    return again
 
 
 def _block(work: Callable[[int], object], n: int, block_s: float, meter: Meter, wait: Callable[[], None]) -> _Block:
@@ -201,7 +212,7 @@ def _unit(plan: Plan, key: PointKey, side: Side, places: Sequence[int], number: 
     assert schedule.energy is not None
     name = f"energy {' '.join(key)}, {side}, block {number}"
     how = {"threads": str(schedule.threads), "block": f"{schedule.energy.block_s:g} s"}
-    return Unit(name, {**plan.timing_depends(key, places), **how})
+    return Unit(name, {**plan.work_depends(key, places), **how})
 
 
 def _rows(

@@ -106,6 +106,8 @@ class Plan:
     """Stage times that take the place of measured ones."""
     shape: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """What shapes the sending to a server: times over the link depend on it, answers do not."""
+    sent: Mapping[PointKey, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    """The digest of each sample's payload, where payloads were made elsewhere."""
 
     @functools.cached_property
     def pictures(self) -> Sequence[Sequence[int]]:
@@ -140,7 +142,7 @@ class Plan:
         """The unit of a scheme's answers to all questions about one picture."""
         name = f"answers {' '.join(key)}, {self.samples.names[places[0]].id}"
         how = {"scoring": self.scoring, "threads": str(self.threads)}
-        return Unit(name, {**self.depends[key], **self._questions(places), **how})
+        return Unit(name, {**self.work_depends(key, places), **how})
 
     @functools.cached_property
     def to_answer(self) -> Mapping[Unit, tuple[PointKey, Sequence[int]]]:
@@ -161,19 +163,19 @@ class Plan:
             for (*of_key, side), recorded in self.recorded.items()
             if tuple(of_key) == key
         }
-        return Unit(name, {**self.timing_depends(key, [place]), **how, **profiles, **self.shape, **(paced or {})})
+        return Unit(name, {**self.work_depends(key, [place]), **how, **profiles, **self.shape, **(paced or {})})
 
-    def timing_depends(self, key: PointKey, places: Sequence[int]) -> dict[str, str]:
+    def work_depends(self, key: PointKey, places: Sequence[int]) -> dict[str, str]:
         """What the work on some samples by a scheme depends on."""
-        return {**self.depends[key], **self._questions(places)}
+        names = [self.samples.names[place].id for place in places]
+        questions = {name: self.sample_digests[place] for name, place in zip(names, places, strict=True)}
+        sent = {f"payload of {name}": self.sent[key][name] for name in names if key in self.sent}
+        return {**self.depends[key], **questions, **sent}
 
     def weighing(self, key: PointKey, place: int, device: str) -> Unit:
         """What a scheme needs besides time, for one request."""
         name = f"resources {' '.join(key)}, {self.samples.names[place].id}"
-        return Unit(name, {**self.depends[key], **self._questions([place]), "device": device})
-
-    def _questions(self, places: Sequence[int]) -> dict[str, str]:
-        return {self.samples.names[place].id: self.sample_digests[place] for place in places}
+        return Unit(name, {**self.work_depends(key, [place]), "device": device})
 
 
 Part: TypeAlias = Sequence[Unit]

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from harness.data.sample import Question
 from harness.edge import TOKEN_VARIABLE, protocol
-from harness.edge.protocol import Info, Told, ToldEnergy
+from harness.edge.protocol import Info, Told, ToldEnergy, at_once
 from harness.edge.shaping import Shaper
 from harness.errors import PeerError, shown
 from harness.models.contract import Answer, Clock
@@ -469,10 +469,14 @@ class RemoteSplit:
 
     def serve(self, data: bytes, questions: Sequence[Question], clock: Clock) -> tuple[list[Answer], Transfer]:
         """The answers about an envelope; a clock that records times gets those of the server's stages."""
-        told, transfer = self.peer.ask(*self.key, data, questions, timed=isinstance(clock, StageClock))
+        answers: list[Answer] = []
+        for part in at_once(questions):
+            told, transfer = self.peer.ask(*self.key, data, part, timed=isinstance(clock, StageClock))
+            answers += [answer.answer() for answer in told.answers]
+        # A request that is timed asks one question, so it has one part.
         if isinstance(clock, StageClock):
             clock.adopt(told.seconds, told.cpu_s, told.waited_s)
-        return [answer.answer() for answer in told.answers], transfer
+        return answers, transfer
 
     def again(self, data: bytes, questions: Sequence[Question]) -> None:
         """Repeats the server half's work on an envelope, unshaped."""

@@ -45,6 +45,8 @@ IDENTITY, RESIDENCE = "X-Harness-Identity", "X-Harness-Residence-S"
 
 MOST_HEAD_BYTES = 1 << 20
 MOST_QUESTIONS = 1024
+_MOST_QUESTION_BYTES = MOST_HEAD_BYTES // 2
+"""Of the questions of one request, without what is around them."""
 _LENGTH = struct.Struct("<I")
 _LIVE = ("cpu_mhz", "governor")
 """The fields of a machine's card that change although the machine does not."""
@@ -252,9 +254,24 @@ def unpack(body: bytes) -> tuple[Ask, bytes]:
 
 
 def asked(pipeline: str, point: str, questions: Sequence[Question], *, timed: bool, needs: bool = False) -> Ask:
-    """What a device asks about a payload."""
-    found = tuple(AskedQuestion.of(question) for question in questions)
-    return Ask(pipeline=pipeline, point=point, timed=timed, needs=needs, questions=found)
+    """What a device asks about a payload; raises PeerError for a question that is too long to be sent."""
+    try:
+        found = tuple(AskedQuestion.of(question) for question in questions)
+        return Ask(pipeline=pipeline, point=point, timed=timed, needs=needs, questions=found)
+    except ValidationError as error:
+        raise PeerError(f"a question cannot be sent to a server: {first_mistake(error)}") from None
+
+
+def at_once(questions: Sequence[Question]) -> Iterator[Sequence[Question]]:
+    """The questions about one payload, in order, as many in a part as one request takes."""
+    begin = taken = 0
+    for end, question in enumerate(questions):
+        n_bytes = len(AskedQuestion.of(question).model_dump_json().encode())
+        if end - begin == MOST_QUESTIONS or (end > begin and taken + n_bytes > _MOST_QUESTION_BYTES):
+            yield questions[begin:end]
+            begin, taken = end, 0
+        taken += n_bytes
+    yield questions[begin:]
 
 
 def first_mistake(error: ValidationError) -> str:

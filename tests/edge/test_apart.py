@@ -1,20 +1,28 @@
 """Halves measured apart, joined, are a run; a finished run replayed elsewhere is one too."""
 
+import dataclasses
 import random
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 import pytest
 
 from harness.analysis import Analysis
 from harness.apart import PAYLOADS, measure_half
+from harness.data.questions import samples
+from harness.data.streetsqa import book
 from harness.derived import join, replay
-from harness.errors import ResultsError, ScenarioError
+from harness.errors import BitstreamError, ResultsError, ScenarioError, SchemeError
+from harness.models.contract import Models
 from harness.records import Side
 from harness.replay import sweep
 from harness.runs.store import Record, Run
 from harness.scenario.load import as_given, load, replay_from_given
+from harness.schemes.contract import DeviceHalf
+from harness.schemes.envelope import pack, unpack
+from harness.schemes.fake import Fake, FakePoint
 from harness.study import run
 from tests.edge import ends, fake_harness
 from tests.silent import Silent
@@ -135,6 +143,34 @@ def test_a_half_is_not_timed_until_precise(fake_scenario: Path, tmp_path: Path, 
     assert not (tmp_path / "half").exists()
 
 
+class Mixed(fake_harness.FakeAlone):
+    """Answers the pictures of these places among three, and sends the others."""
+
+    kind = "fake"
+    answered: ClassVar[set[int]] = set()
+
+    @classmethod
+    def device_half(cls, models: Models, point: FakePoint) -> DeviceHalf:
+        """One of the two halves, by the picture."""
+        answers, sends = super().device_half(models, point), Fake.device_half(models, point)
+        pages = [page.image_id for page in samples(book("test", 0)[:3], paired=False)]
+        order = list(dict.fromkeys(pages))
+        return lambda sample, clock: (answers if order.index(sample.image_id) in cls.answered else sends)(sample, clock)
+
+
+@pytest.mark.parametrize("answered", [{0}, {2}])
+def test_a_scheme_that_only_sometimes_sends_is_not_measured_in_halves(
+    fake_scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answered: set[int]
+) -> None:
+    """Whether its first picture is answered or sent: one sentence, with the point and the sample."""
+    scenario = tmp_path / "mixed.yaml"
+    text = fake_scenario.read_text().replace("levels: [4, 32]", "levels: 4")
+    scenario.write_text(text.replace("scheme: fake_alone, name: alone", f"scheme: '{__name__}:Mixed', name: mixed"))
+    monkeypatch.setattr(Mixed, "answered", answered)
+    with pytest.raises(SchemeError, match=r"^mixed at -, sample .*: the device half answers some pictures and sends a"):
+        measure_half(load(scenario), tmp_path / "half", "device", reporter=SILENT)
+
+
 @pytest.mark.slow
 def test_a_payload_that_is_missing_or_was_replaced_is_found(fake_scenario: Path, tmp_path: Path) -> None:
     """A copy without it is refused by name; halves whose payloads differ are not joined."""
@@ -144,11 +180,34 @@ def test_a_payload_that_is_missing_or_was_replaced_is_found(fake_scenario: Path,
     first.write_bytes(second.read_bytes())
     with pytest.raises(ResultsError, match="the server half answered other payloads"):
         joined(device, server, tmp_path / "run")
+    first.write_bytes(data[:-1])
+    with pytest.raises(
+        BitstreamError, match=rf"{first}: a payload of .* is cut or damaged; copy the folder of the devi"
+    ):
+        measure_half(load(fake_scenario), tmp_path / "again", "server", payloads=device, reporter=SILENT)
     first.unlink()
     with pytest.raises(ResultsError, match=rf"{first.name}: no such file; it is the payload of .* for sample "):
         measure_half(load(fake_scenario), tmp_path / "again", "server", payloads=device, reporter=SILENT)
     first.write_bytes(data)
     joined(device, server, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_payloads_made_anew_are_answered_anew(fake_scenario: Path, tmp_path: Path) -> None:
+    """A device half that is measured again may send other bytes: no row of the earlier ones is in the joined run."""
+    device, server = halves(fake_scenario, tmp_path)
+    files = sorted((device / PAYLOADS).iterdir())
+    by_size = [path for path in files if path.stat().st_size == files[0].stat().st_size]
+    darkest = unpack(files[0].read_bytes(), "fake")
+    dark = pack(dataclasses.replace(darkest, bodies=tuple(bytes(len(body)) for body in darkest.bodies)))
+    for path in by_size:
+        path.write_bytes(dark)
+    measure_half(load(fake_scenario), server, "server", payloads=device, reporter=SILENT)
+    found = joined(device, server, tmp_path / "run")
+    sent = found.outcomes.to_pandas().query("payload_bytes > 0")
+    assert set(sent["answer"]) == {"A", "No"}
+    starts = found.stages.to_pandas().query("side == 'server'")["start"]
+    assert set(starts) == {2}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "scenarios").glob("*.yaml")), ids=lambda path: path.stem)

@@ -1,5 +1,6 @@
 """Joules per answer, from a scenario to its table: in one process, with a server, and in halves."""
 
+import dataclasses
 import functools
 import time
 from pathlib import Path
@@ -10,9 +11,13 @@ import pytest
 
 from harness.analysis import Analysis
 from harness.apart import measure_half
+from harness.data.questions import samples
+from harness.data.sample import Sample
+from harness.data.streetsqa import book
 from harness.derived import join
 from harness.edge.client import Remote
-from harness.energy import _block
+from harness.energy import _block, _sides, _work
+from harness.models.contract import Answer, Clock
 from harness.profiling.energy import Meters
 from harness.runs.store import Run
 from harness.scenario.load import load
@@ -21,6 +26,7 @@ from harness.study import _lacks_readable_energy, run
 from tests.edge import ends
 from tests.fake_nvml import FakeGpu, driver
 from tests.silent import Silent
+from tests.test_measure import plan_of
 
 IDLE_W, BUSY_W = 10.0, 40.0
 ENERGY = "energy: { block: 60 ms, blocks: 3 }"
@@ -205,6 +211,32 @@ def test_a_server_reports_its_own_joules(fake_scenario: Path, tmp_path: Path, mo
 def _serve_powered(scenario: Path, told: Any) -> None:
     with driver(PoweredGpu("S"), PoweredGpu("T")):
         ends._serve(scenario, 0, told)
+
+
+def test_the_server_works_where_the_device_sends() -> None:
+    """Also where the device answers the first picture, and others: a scheme may decide for each."""
+    asked = samples(book("test", 0)[:3], paired=False)
+    plan = plan_of({"StreetsQA": asked}, 16)
+    (key,) = plan.halves
+    places = [plan.pictures[number][0] for number in range(3)]
+    sends, served = plan.samples.names[places[1]].image_id, list[str]()
+
+    class Mixed:
+        kind, near = "fake", True
+
+        def device(self, sample: Sample, clock: Clock) -> Any:
+            return plan.halves[key].device(sample, clock) if sample.image_id == sends else Answer("B", 0, 1, 1)
+
+        def again(self, data: bytes, questions: Any) -> None:
+            served.append(questions[0].text)
+
+    mixed = dataclasses.replace(plan, halves={key: Mixed()})
+    assert _sides(mixed, key, places) == ("device", "server")
+    work = _work(mixed, key, "server", places)
+    for at in range(3):
+        work(at)
+    assert served == [plan.samples[places[1]].question.text]
+    assert _sides(mixed, key, places[:1]) == ("device",)
 
 
 def test_a_block_of_a_restarted_server_has_no_joules(tmp_path: Path) -> None:

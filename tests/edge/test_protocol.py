@@ -63,6 +63,23 @@ def test_bytes_that_are_no_request_are_refused(data: bytes) -> None:
         protocol.unpack(data)
 
 
+@pytest.mark.parametrize("lengths", [[3], [7] * 1025, [1_000_000, 1, 1_000_000], [300_000] * 5, [3000] * 400])
+def test_many_questions_are_sent_in_parts(lengths: list[int]) -> None:
+    """In order, each once, and each part is one that a server takes."""
+    questions = [Question(text="?" * length, kind="yes_no") for length in lengths]
+    parts = list(protocol.at_once(questions))
+    assert [question for part in parts for question in part] == questions
+    assert (len(parts) > 1) == (len(lengths) > 1)
+    for part in parts:
+        assert protocol.unpack(protocol.pack(protocol.asked("fake", "-", part, timed=False), b"x"))[1] == b"x"
+
+
+def test_a_question_that_no_request_takes_is_one_sentence() -> None:
+    """On the device, before it is sent."""
+    with pytest.raises(PeerError, match=r"^a question cannot be sent to a server: text is "):
+        protocol.asked("fake", "-", [Question(text="?" * (1 << 20) + "?", kind="yes_no")], timed=False)
+
+
 @given(st.data())
 def test_a_request_that_is_cut_in_its_head_is_refused(data: st.DataObject) -> None:
     """No beginning of a head is a head."""

@@ -1,6 +1,7 @@
 """A server on real TCP, among hostile requests."""
 
 import asyncio
+import dataclasses
 import os
 import signal
 import socket
@@ -18,7 +19,7 @@ import pytest
 from harness import study
 from harness.edge import TOKEN_VARIABLE
 from harness.edge import server as serving
-from harness.edge.client import Peer
+from harness.edge.client import Peer, RemoteSplit
 from harness.edge.protocol import IDENTITY, Info, Told
 from harness.errors import PeerError
 from harness.models.contract import Answer, Untimed
@@ -137,6 +138,17 @@ def test_two_devices_at_once_get_each_its_own_answers(server: str, peer: Peer, f
         thread.join()
     other.close()
     assert found == {device: [(len(questions), True)] * 40 for device, questions in asked.items()}
+
+
+@pytest.mark.slow
+def test_more_questions_than_a_request_takes_are_answered(peer: Peer) -> None:
+    """A picture may have thousands: they are asked in several requests, and the answers are in order."""
+    split = RemoteSplit("fake", Fake.device_half(FakeModels(), FakePoint(levels=4)), peer, KEY)
+    long = dataclasses.replace(PAGE.question, text=PAGE.question.text + " ?" * 100)
+    half = Fake.server_half(FakeModels(), FakePoint(levels=4))
+    wanted = receive(half, PAYLOAD, [PAGE.question, long], Untimed(), kind="fake")
+    assert wanted[0] != wanted[1]
+    assert split.serve(PAYLOAD, [PAGE.question, long] * 1000, Untimed())[0] == wanted * 1000
 
 
 @pytest.mark.slow
