@@ -65,32 +65,27 @@ class Family:
     processor: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-_HAVE_CLASS = {"clip_vision_model": True, "siglip_vision_model": False}
-"""Whether the towers of LLaVA's models put a class token before the positions."""
+def llava_cut(tower: str, strategy: str, config: Any) -> Cut:
+    """LLaVA's features: the states of one layer, one for each position, before any norm at the tower's end.
 
-
-def llava_cut(config: Any) -> Cut:
-    """LLaVA's features: the states of one layer, before any norm at the tower's end.
-
-    Raises CheckpointError for another tower than CLIP's and SigLIP's, and where features are not one for each position:
-    where a class token is kept, or a position dropped.
+    Raises CheckpointError for a tower of another type, for which pictures would have to be normalised otherwise, and
+    for another ``strategy``: it would keep the class token that this tower has, or drop a position.
     """
     vision = config.vision_config
-    if vision.model_type not in _HAVE_CLASS:
-        known = " or ".join(_HAVE_CLASS)
-        raise CheckpointError(f"vision_config.model_type is {vision.model_type!r}; {known} is expected")
-    has_class = _HAVE_CLASS[vision.model_type]
-    if (config.vision_feature_select_strategy == "default") != has_class:
-        wanted, has = ("default", "a") if has_class else ("full", "no")
+    if vision.model_type != tower:
         raise CheckpointError(
-            f"vision_feature_select_strategy is {config.vision_feature_select_strategy!r}; {wanted!r} is expected, "
-            f"because its tower, {vision.model_type}, has {has} class token"
+            f"vision_config.model_type is {vision.model_type!r}; {tower!r} is expected, for which pixels are normalised"
+        )
+    if (found := config.vision_feature_select_strategy) != strategy:
+        raise CheckpointError(
+            f"vision_feature_select_strategy is {found!r}; {strategy!r} is expected, with which each position has a "
+            f"feature in {tower}"
         )
     return Cut(
         n_features=(vision.image_size // vision.patch_size) ** 2,
         feature_dim=vision.hidden_size,
         layer=config.vision_feature_layer,
-        drops_class=has_class,
+        drops_class=strategy == "default",
     )
 
 

@@ -57,7 +57,7 @@ class Llava15(Llava):
         model_class=LlavaForConditionalGeneration,
         template=prompts.LLAVA15,
         full_size=full_size_config,
-        cut=llava_cut,
+        cut=functools.partial(llava_cut, "clip_vision_model", "default"),
         tiling=tiling_of,
         projector=LlavaMultiModalProjector,
     )

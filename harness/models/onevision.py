@@ -93,7 +93,7 @@ class OneVision(Llava):
         model_class=LlavaOnevisionForConditionalGeneration,
         template=prompts.ONEVISION,
         full_size=full_size_config,
-        cut=llava_cut,
+        cut=functools.partial(llava_cut, "siglip_vision_model", "full"),
         tiling=tiling_of,
         projector=LlavaOnevisionMultiModalProjector,
         has_newline=True,
