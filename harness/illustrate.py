@@ -33,6 +33,7 @@ from harness.scenario.model import Scenario
 from harness.schemes import anatomy, envelope
 from harness.schemes.contract import Payload
 from harness.stock import Stock, take_stock
+from harness.tofc.trained import CODEC
 
 Floats = NDArray[np.float64]
 _Asked = tuple[Sample, bytes, str, str, bool]
@@ -140,7 +141,7 @@ def _bits(key: PointKey, stock: Stock, models: Models, shown: Sequence[Sample]) 
     scheme, point = stock.points[key]
     named = getattr(scheme, "files", None)
     files: Mapping[str, Path] = named(stock.backbone, point) if named else {}
-    codec = next((path for name, path in files.items() if name.startswith("codec ")), None)
+    codec = next((path for name, path in files.items() if name.startswith("codec ") or path.name == CODEC), None)
     half = scheme.device_half(models, point)
     sums: dict[str, float] = {}
     for sample in shown:
@@ -219,7 +220,8 @@ def _cases(key: PointKey, half: Any, run: Analysis, stock: Stock, models: Models
     wrong: list[_Asked] = []
     right: list[_Asked] = []
     looked_at = 0
-    server = jpeg.server_half(models, jpeg.Point(quality=50, **_reduction(half)))
+    answered_by = _as_tofc(jpeg, half, stock)
+    server = jpeg.server_half(models, answered_by)
     seen = set[str]()
     for sample_id in both:
         sample = stock.samples[places[sample_id]]
@@ -237,6 +239,8 @@ def _cases(key: PointKey, half: Any, run: Analysis, stock: Stock, models: Models
         f"the first {_CASES} questions, one a picture in the run's order, that {reference[0]} and {key[0]} both "
         f"answer correctly and JPEG of as many bytes does not: {len(wrong)} of the {looked_at} looked at"
     )
+    if answered_by.adapter is not None:
+        rule += f"; for JPEG the model with the adapter {answered_by.adapter} answers, as in the run"
     if len(wrong) < _CASES:
         rule += "; the rest are the first that JPEG answers correctly too"
     cases, files = [], {}
@@ -265,9 +269,12 @@ def _cases(key: PointKey, half: Any, run: Analysis, stock: Stock, models: Models
     return Cases(pipeline=key[0], point=key[1], rule=rule, cases=tuple(cases)), files
 
 
-def _reduction(half: Any) -> dict[str, Any]:
-    """How a half's features are merged, for JPEG's to be merged alike."""
-    return {"merge_to": half.point.merge_to, "n_c": half.point.n_c, "neighbours": half.reducer.neighbours}
+def _as_tofc(jpeg: Any, half: Any, stock: Stock) -> Any:
+    """A point of JPEG that is merged as a half's features are, and answered by the model that the run has for JPEG."""
+    of_run = (point.adapter for _, point in stock.points.values() if isinstance(point, jpeg.Point))
+    adapter = next((adapter for adapter in of_run if adapter is not None), None)
+    merged = {"merge_to": half.point.merge_to, "n_c": half.point.n_c, "neighbours": half.reducer.neighbours}
+    return jpeg.Point(quality=50, **merged, adapter=adapter)
 
 
 def _jpeg(jpeg: Any, models: Models, image: Image.Image, n_bytes: int) -> tuple[bytes, str]:

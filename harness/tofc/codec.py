@@ -5,7 +5,7 @@ P patches   C clusters   N = P C merged features   D dimension   E entropy model
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from harness.tofc.router import Router
 
 FORMAT = "tofc-codec-3"
 
+Width = Annotated[int, Field(ge=1, le=2**16)]
+"""Of a hidden layer."""
+
 _ANALYSIS, _SYNTHESIS = "h_a.", "h_s."
 
 
@@ -33,7 +36,7 @@ class CodecConfig(BaseModel):
 
     dim: int = Field(ge=Z_RATIO, le=4096, multiple_of=Z_RATIO)
     n_experts: int = Field(default=16, ge=1, le=64)
-    hidden: tuple[int, ...] = Field(default=(), max_length=4)
+    hidden: tuple[Width, ...] = Field(default=(), max_length=4)
 
     @property
     def widths(self) -> tuple[int, ...]:

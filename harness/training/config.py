@@ -70,7 +70,7 @@ class Codec(Frozen):
     scheme: Literal["tofc", "tofc_factorized", "tofc_heuristic"] = "tofc"
     bits: int | None = Field(default=None, ge=2, le=15)
     experts: int = Field(default=16, ge=1, le=64)
-    hidden: tuple[int, ...] = Field(default=(), max_length=4, strict=False)
+    hidden: tuple[Annotated[int, Field(ge=1, le=2**16)], ...] = Field(default=(), max_length=4, strict=False)
     step: Literal["one", "fixed", "learned"] = "learned"
     keep_networks: bool = True
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 
-from baselines.pillow_codecs import JpegPoint
 from baselines.raw_features import RawFeatures, RawFeaturesPoint
 from harness import catalog, illustrate
 from harness.data.sample import Question, Sample
@@ -86,12 +85,11 @@ def test_tofc_answers_from_a_stream(models, width, height):
 
 @pytest.mark.slow
 def test_areas_are_drawn_where_the_patch_is_the_padded_picture(models):
-    """Merged areas are shown over the picture padded to a square, or not at all; a JPEG beside them is merged alike."""
+    """Merged areas are shown over the picture padded to a square, or not at all."""
     vision = models.vision()
     codec = TofcCodec(CodecConfig(dim=vision.feature_dim, n_experts=1, hidden=(16,)))
     point = TofcPoint(codec="untrained", n_c=3, neighbours=4)
     device = FeatureDevice(Tofc.kind, vision, Merging(point.neighbours), codec, point)
-    assert JpegPoint(quality=50, **illustrate._reduction(device)).neighbours == 4
     labels = illustrate._labels(device, shown(90, 40).images()[0])
     assert {len(labels), *map(len, labels)} == (
         {0} if models.vision().preprocess(shown(90, 40).images()[0]).layout.stretched else {4}

@@ -87,6 +87,7 @@ def test_settings_replace_values(write_config: Callable[..., Path]) -> None:
     [
         ({"colour": 1}, r"tiny.yaml:\d+: colour: unknown key; .*known: name, backbone"),
         ({"lambda": 0}, r"tiny.yaml:\d+: lambda: 0 is not right: input should be greater than 0"),
+        ({"codec": {"hidden": [0]}}, r"tiny.yaml:\d+: codec.hidden.0: 0 is not right: input should be greater"),
         ({"backbone": "llava"}, r"unknown backbone 'llava'; known: "),
         ({"data": {"kind": "tsv"}}, r"unknown kind of training data 'tsv'; known: bundled, conversations, pictures"),
         ({"data": {"kind": "pictures", "folder": "x"}}, "data: pictures have no questions and can train only a codec"),
