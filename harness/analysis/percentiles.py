@@ -12,14 +12,19 @@ S where all pictures agree and nothing can be estimated. Pictures that do not co
 there x_s is a picture's part of the share, not limited to 0 to 1, and n has no such limit. In a mean over H subtasks of
 different sizes a picture of subtask h has the weight w_s = 1 / (H n_h), and the variance of the share is
 
-    sum_s w_s^2 v_h,   v_h = (sum_{s in h} u_s^2 + v) / n_h,   v = sum_s u_s^2 / (S - H),   u_s = (x_s - F) / (S w_s).
+    sum_s w_s^2 v_h,   v_h = (sum_{s in h} u_s^2 + 3 v) / (n_h + 2),   v = sum_s u_s^2 / (S - H),
+    u_s = (x_s - F) / (S w_s).
 
-Without v a subtask of one picture, or one whose few pictures agree, would add nothing to it. Where all pictures agree n
-is 1 / sum_s w_s^2; with one subtask all is as above. The interval of a share is Clopper and Pearson's with
-n (t_{n - 1} / t_{S - 1})^2 requests in place of n where n is above S, as Korn and Graubard have it (Survey Methodology
-24, 1998), since the design effect of few pictures is itself uncertain. A percentile's interval is that of the share p,
-read back through F (Woodruff, Journal of the American Statistical Association 47, 1952). A percentile is claimed only
-where n certifies it (:func:`harness.analysis.latency.required_samples`).
+Without the three pictures of v, the scatter in all subtasks, one of a single picture, or one whose few pictures agree,
+would add nothing to it. With one such picture intervals covered 67 to 88 % where a subtask of 10 stands beside one of
+190 and nine of ten pictures are right or more, with three 95 to 99 %; six cover less where a small subtask scatters
+more than the others. Where all pictures agree n is 1 / sum_s w_s^2; with one subtask all is as above.
+
+The interval of a share is Clopper and Pearson's with n (t_{n - 1} / t_{S - 1})^2 requests in place of n where n is
+above S, as Korn and Graubard have it (Survey Methodology 24, 1998), since the design effect of few pictures is itself
+uncertain. A percentile's interval is that of the share p, read back through F (Woodruff, Journal of the American
+Statistical Association 47, 1952). A percentile is claimed only where n certifies it
+(:func:`harness.analysis.latency.required_samples`).
 
     S pictures   R requests of each   H subtasks   K replications
 """
@@ -35,6 +40,9 @@ from harness.analysis.latency import required_samples
 from harness.analysis.means import Estimate, too_few
 
 Floats = NDArray[np.float64]
+
+_ADDED = 3
+"""How many pictures with the scatter in all subtasks are added to those of each."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +94,8 @@ def variance_of_mean(part_S: ArrayLike, subtask_S: ArrayLike | None = None) -> f
     weight_S = 1 / (n_H.size * n_H[of_S])
     square_S = ((part_S - part_S.mean()) / (n_pictures * weight_S)) ** 2
     within = float(square_S.sum()) / max(n_pictures - n_H.size, 1)
-    return float((np.bincount(of_S, weights=square_S) + within) @ (1 / (n_H.size * n_H) ** 2))
+    variance_H = (np.bincount(of_S, weights=square_S) + _ADDED * within) / (n_H + _ADDED - 1)
+    return float(variance_H @ (1 / (n_H.size**2 * n_H)))
 
 
 def share(
