@@ -4,7 +4,7 @@
         engine.prefill(...)
 
 The file holds :class:`harness.records.StageRow` rows, is written atomically after each request, and an existing file is
-continued.
+continued. What another recorder has written to it meanwhile is kept, such as that of a request inside this one.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,7 +33,8 @@ class Recorder:
         self._machine = machine if machine is not None else machine_name()
         self._synchronise = synchronise
         disk.check_writable(self.path)
-        self._rows = tables.read("stages", self.path) if self.path.exists() else tables.table_of("stages", ())
+        self._rows, self._read_at = tables.table_of("stages", ()), (0, 0)
+        self._read()
         self._starts = 1 + max(self._rows["start"].to_pylist(), default=-1)
 
     @contextmanager
@@ -52,12 +53,7 @@ class Recorder:
         """
         run = self.path.stem
         key = (pipeline, point, sample, repeat, side)
-        known = zip(*(self._rows[name].to_pylist() for name in tables.KEYS["stages"]), strict=True)
-        if key in set(known):
-            raise ResultsError(
-                f"{self.path}: has the {side} stages of {pipeline} at {point}, sample {sample!r}, repeat {repeat} "
-                "already; give the request another repeat"
-            )
+        self._refuse_known(key)
         clock = StageClock(self._synchronise)
         yield clock
         rows = [
@@ -79,5 +75,30 @@ class Recorder:
             )
             for stage, seconds in clock.seconds.items()
         ]
+        self._refuse_known(key)
         self._rows = pa.concat_tables([self._rows, tables.table_of("stages", rows)]).combine_chunks()
         disk.write_bytes(self.path, disk.parquet(self._rows))
+        self._read_at = self._stamp()
+
+    def _refuse_known(self, key: tuple[str, str, str, int, Side]) -> None:
+        """Raises ResultsError for a request whose rows are in the file as it is now."""
+        self._read()
+        if key in set(zip(*(self._rows[name].to_pylist() for name in tables.KEYS["stages"]), strict=True)):
+            pipeline, point, sample, repeat, side = key
+            raise ResultsError(
+                f"{self.path}: has the {side} stages of {pipeline} at {point}, sample {sample!r}, repeat {repeat} "
+                "already; give the request another repeat"
+            )
+
+    def _read(self) -> None:
+        """Reads the file again if it is not the one that was read or written last."""
+        if (stamp := self._stamp()) != self._read_at:
+            self._rows, self._read_at = tables.read("stages", self.path), stamp
+
+    def _stamp(self) -> tuple[int, int]:
+        """Which file there is: each that is written is another; zeros where there is none."""
+        try:
+            facts = self.path.stat()
+        except FileNotFoundError:
+            return 0, 0
+        return facts.st_ino, facts.st_mtime_ns

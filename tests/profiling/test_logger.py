@@ -37,6 +37,33 @@ def test_a_later_recorder_appends(tmp_path: Path) -> None:
         again.__enter__()
 
 
+def test_two_recorders_of_one_file_lose_nothing(tmp_path: Path) -> None:
+    """A request inside another's, or of another process; the same request twice is refused at its end, too."""
+    path = tmp_path / "run.parquet"
+    with (
+        harness.record(path).request("q1", side="device") as outer,
+        outer.stage("encode"),
+        harness.record(path).request("q1") as inner,
+        inner.stage("prefill"),
+    ):
+        pass
+    both = (harness.record(path), harness.record(path))
+    for number, recorder in enumerate(both):
+        with recorder.request("q2", repeat=number) as r, r.stage("prefill"):
+            pass
+    rows = tables.read("stages", path).to_pandas()
+    assert set(zip(rows["sample"], rows["repeat"], rows["side"], strict=True)) == {
+        ("q1", 0, "device"), ("q1", 0, "server"), ("q2", 0, "server"), ("q2", 1, "server"),
+    }  # fmt: skip
+    with (
+        pytest.raises(ResultsError, match="sample 'q3', repeat 0 already"),
+        both[0].request("q3"),
+        both[1].request("q3") as r,
+        r.stage("prefill"),
+    ):
+        pass
+
+
 def test_a_request_that_fails_leaves_no_row(tmp_path: Path) -> None:
     """Half a request is no request."""
     path = tmp_path / "run.parquet"
