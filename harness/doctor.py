@@ -1,7 +1,7 @@
 """Describes this machine, and which halves of a scenario's schemes it can run, without loading a model.
 
 The memory of a half is that of the weights that it needs, counted from the checkpoint at the precision that the harness
-computes in. Activations are not included.
+computes in. Activations, and what an adapter adds, are not included.
 """
 
 import dataclasses

@@ -425,7 +425,10 @@ def _own_code(thing: object, named: str | None) -> dict[str, str]:
 
 
 def _model_digests(name: str, weights: str | None) -> dict[str, str]:
-    """The fingerprint of each part of a model; raises UnavailableError if it is not installed."""
+    """The fingerprint of each part of a model, and a digest of the files that say how it is run.
+
+    Raises UnavailableError if it is not installed.
+    """
     if name not in catalog.BACKBONES:
         backbone: Backbone = catalog.load("backbone", name, catalog.BACKBONES)
         own = _own_code(backbone, catalog.module_of("backbone", name, catalog.BACKBONES))
@@ -433,7 +436,11 @@ def _model_digests(name: str, weights: str | None) -> dict[str, str]:
     if weights == "random":
         return {f"model {name}": weights}
     folder = files.locate(name, files.SOURCES[name] if weights is None else weights)
-    return {f"{part} of {name}": files.fingerprint(folder, part) for part in files.PARTS}
+    found = {f"{part} of {name}": files.fingerprint(folder, part) for part in files.PARTS}
+    if not folder.is_relative_to(catalog.ZOO):  # The bundled models' own come with the code.
+        said = {file: digests.of_file(folder / file) for file in files.SETTINGS if (folder / file).is_file()}
+        found[f"settings of {name}"] = digests.of_data(said)
+    return found
 
 
 def _first_at_hand(

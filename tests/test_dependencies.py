@@ -10,6 +10,7 @@ from harness.errors import ResultsError, UnavailableError
 from harness.runs import provenance
 from harness.runs.store import Record, Run
 from harness.scenario.load import load
+from harness.stock import take_stock
 from harness.study import run
 from tests.silent import Silent
 
@@ -157,6 +158,24 @@ def test_an_installed_benchmark_replaces_its_stand_in(
     manifest = Run.read(folder).manifest
     assert manifest.benchmarks == ("RealWorldQA",)
     assert manifest.stand_ins == {}
+
+
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json", "tokenizer.json"])
+def test_a_checkpoints_settings_are_watched(tmp_path: Path, file: str) -> None:
+    """The same weights answer otherwise with other tokens, another end or another layer: no row of theirs is kept."""
+    weights = shutil.copytree(ZOO / "mini-onevision", tmp_path / "weights")
+    path = tmp_path / "watched.yaml"
+    path.write_text(SCENARIO.format(benchmark="StreetsQA", quality=20, codec="lambda-0.3", uplink=CONSTANT))
+    scenario = load(path, [f"weights={weights}"])
+    before = take_stock(scenario)
+    text = (weights / file).read_text()
+    (weights / file).write_text(text + "\n")
+    after = take_stock(scenario)
+    for key, depends in before.depends.items():
+        changed = {name for name, digest in after.depends[key].items() if depends[name] != digest}
+        assert changed == {"settings of mini-onevision"}
+    (weights / file).write_text(text)
+    assert take_stock(scenario).depends == before.depends
 
 
 def test_other_packages_end_the_run_in_a_sentence(

@@ -21,8 +21,8 @@ def doctor(
 ) -> None:
     """Describe this machine, and list which halves of a scenario's schemes it can run.
 
-    The memory shown is that of the weights, counted from the checkpoint; activations are not included. If something is
-    missing, the command that installs it is printed. The exit status is 1 if the scenario cannot run here.
+    The memory shown is that of the weights, counted from the checkpoint; activations and adapters are not included. If
+    something is missing, the command that installs it is printed. The exit status is 1 if the scenario cannot run here.
 
         harness doctor scenarios/realworldqa_lowrate.yaml --no-stand-in
     """

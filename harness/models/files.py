@@ -58,6 +58,9 @@ PARTS: tuple[Part, ...] = ("tower", "projector", "language")
 PINNED = "tofc-harness"
 """The reference, beside the hub's own such as ``main``, to the commit that the harness fetched and uses."""
 
+SETTINGS = ("config.json", "generation_config.json", "tokenizer.json")
+"""The files that decide, beside the weights, what a model answers: its layers and tiles, its tokens, where it stops."""
+
 INDEX = "model.safetensors.index.json"
 """Which file has which tensor, where there are several."""
 _NAMES: tuple[tuple[str, Part, str], ...] = (
