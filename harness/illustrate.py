@@ -278,10 +278,10 @@ def _as_tofc(jpeg: Any, half: Any, stock: Stock) -> Any:
 
 
 def _jpeg(jpeg: Any, models: Models, image: Image.Image, n_bytes: int) -> tuple[bytes, str]:
-    """The best JPEG file of at most so many bytes, and how it was written.
+    """A JPEG file of at most so many bytes, and how it was written.
 
-    The picture is halved until the lowest quality fits. If none fits, because a JPEG begins with some 600 bytes of
-    tables, the tables are not counted.
+    The picture is halved until the lowest quality fits, and the quality is then the highest that fits. If none fits,
+    because a JPEG begins with some 600 bytes of tables, the tables are not counted.
     """
 
     def file(picture: Image.Image, quality: int) -> bytes:
