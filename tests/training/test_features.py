@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from harness.models import prompts
 from harness.models.onevision import load
 from harness.training.conversations import Conversations
 from harness.training.features import merged_features
@@ -19,7 +20,8 @@ from harness.training.reading import Reader
 def merged(weights: Path, file: Path, images: Path, cache: Path | None) -> tuple[Any, int]:
     """The features of two pictures, and how many of these were encoded for them."""
     backbone = load("mini-onevision", weights=weights).vision()
-    data = Conversations(Conversations.Config(kind="conversations", file=str(file), images=str(images)), None)
+    told = Conversations.Config(kind="conversations", file=str(file), images=str(images))
+    data: Any = Conversations(told, prompts.ONEVISION)
     encoded: list[int] = []
     reader = Reader(data, backbone, 16, pictures=False)
     found = merged_features(backbone, reader, [0, 1], [2], cache, lambda: encoded.append(1))

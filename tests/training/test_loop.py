@@ -23,6 +23,7 @@ from harness.errors import CheckpointError, ScenarioError
 from harness.models.contract import Untimed
 from harness.models.files import PARTS
 from harness.models.onevision import load as load_onevision
+from harness.runs import disk
 from harness.schemes.envelope import receive, send
 from harness.schemes.tofc import Tofc, TofcPoint
 from harness.tofc.codec import TofcCodec
@@ -159,7 +160,7 @@ def test_a_fresh_start_that_is_killed_leaves_no_complete_training(
     leftover = training.folder / ".unfinished-1-checkpoint.safetensors"
     leftover.mkdir()
 
-    def discard(path: Path, whole: Any = loop.discard) -> None:
+    def discard(path: Path, whole: Any = disk.discard) -> None:
         if path.exists():
             whole(path)
             raise KeyboardInterrupt
@@ -167,7 +168,7 @@ def test_a_fresh_start_that_is_killed_leaves_no_complete_training(
     monkeypatch.setattr(loop, "discard", discard)
     with pytest.raises(KeyboardInterrupt):
         training.run(silent, fresh=True)
-    assert not training.is_complete
+    assert not Training(load(config), machine={}).is_complete
     assert not leftover.exists()
 
 
