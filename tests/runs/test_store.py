@@ -83,7 +83,13 @@ def test_nothing_is_measured_into_a_reference_run(tmp_path: Path) -> None:
     folder = tmp_path / "tonight"
     record = small(tmp_path / "made" / "tonight")
     disk.write_folder(folder, as_reference(record, tmp_path))
-    begun = {"status": "running", "validity": None, "reasons": (), "finished_utc": None, "tables": {}}
+    begun: dict[str, object] = {
+        "status": "running",
+        "validity": None,
+        "reasons": (),
+        "finished_utc": None,
+        "tables": {},
+    }
     with pytest.raises(ResultsError, match="holds a reference run, which 'harness reference update' remakes; choose"):
         Run.open_or_create(folder, Run.read_manifest(folder).model_copy(update=begun))
 
