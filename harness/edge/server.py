@@ -326,7 +326,7 @@ def listening(host: str, port: int) -> socket.socket:
 def serve(service: Service, listener: socket.socket, started: Callable[[], None] | None = None) -> None:
     """Answers requests until SIGTERM or SIGINT; those that were admitted are answered before it returns.
 
-    A second signal ends it at once.
+    A second signal ends the process at once, whatever it is doing.
     """
     guarded = type("Guarded", (Guarded,), {"head_s": min(Guarded.head_s, service.limits.body_s)})
     config = uvicorn.Config(
@@ -349,13 +349,16 @@ class _Server(uvicorn.Server):
 async def _serve(
     service: Service, server: uvicorn.Server, listener: socket.socket, started: Callable[[], None] | None
 ) -> None:
-    def stop() -> None:
-        server.force_exit = service.stopping
+    def stop(number: signal.Signals) -> None:
+        if service.stopping:
+            # Nothing else interrupts a half. A device whose connection is lost sends its request to the next server.
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
         service.stopping = server.should_exit = True
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+        loop.add_signal_handler(number, stop, number)
     if started is not None:
         loop.call_soon(started)
     await server.serve(sockets=[listener])

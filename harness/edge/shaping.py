@@ -47,8 +47,9 @@ class Shaper:
                 ) from None
             uplink = TraceUplink(kind="trace", path=text, start="beginning")
         channel = open_channel(uplink, np.random.SeedSequence(0))
-        constant = isinstance(uplink, ConstantUplink)
-        return cls(channel, f"{uplink.rate_bps:.15g} bit/s" if constant else of_file(uplink.file))
+        if isinstance(uplink, ConstantUplink):
+            return cls(channel, f"{uplink.rate_bps:.15g} bit/s")
+        return cls(channel, of_file(uplink.file))
 
     def now_s(self) -> float:
         """The channel's time."""

@@ -1,6 +1,7 @@
 """A server on real TCP, among hostile requests."""
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import signal
@@ -25,6 +26,7 @@ from harness.errors import PeerError
 from harness.models.contract import Answer, Untimed
 from harness.profiling.telemetry import Telemetry
 from harness.scenario.load import load
+from harness.schemes import fake
 from harness.schemes.envelope import receive
 from harness.schemes.fake import Fake, FakeModels, FakePoint
 from harness.stock import take_stock
@@ -241,6 +243,36 @@ def test_a_public_address_needs_a_token(fake_scenario: Path) -> None:
     assert process.returncode == 2
     assert TOKEN_VARIABLE in said
     assert "Traceback" not in said
+
+
+def _serve_slowly(scenario: Path, told: Any) -> None:
+    fake._Server.__call__ = lambda *_: time.sleep(300)  # type: ignore[method-assign,assignment,return-value]
+    ends._serve(scenario, 0, told)
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_a_server_at_once(fake_scenario: Path) -> None:
+    """In the middle of a half: the connection is lost, so that the device sends the request again."""
+    here, there = ends.FORKS.Pipe()
+    process = ends.FORKS.Process(target=_serve_slowly, args=(fake_scenario, there))
+    process.start()
+    place = ("127.0.0.1", here.recv())
+    url = f"http://{place[0]}:{place[1]}"
+    identity = Info.model_validate(httpx.get(f"{url}/info").json()).identity
+    data = body()
+    with socket.create_connection(place) as connection:
+        connection.sendall(head(len(data), identity) + data)
+        while "harness_requests_admitted 1.0" not in httpx.get(f"{url}/metrics").text:
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGTERM)
+        with contextlib.suppress(httpx.TransportError):
+            while True:
+                httpx.get(f"{url}/health")
+        os.kill(process.pid, signal.SIGTERM)
+        process.join(30)
+        assert process.exitcode == -signal.SIGTERM
+        connection.settimeout(10)
+        assert connection.recv(100) == b""
 
 
 @pytest.mark.slow
