@@ -88,8 +88,8 @@ def main() -> None:
         sys.exit(f"--studies {arguments.studies}: at least 100 are needed")
     studies = 100 if arguments.quick else arguments.studies
     print(
-        f"{studies} studies a cell (admission ten times that, queues and max-users a tenth, curves of 765 pictures and "
-        "stopped rows a half, p99 and planned bytes a quarter); seeds are fixed",
+        f"{studies} studies a cell (admission ten times that, queues and max-users a tenth, curves of 765 pictures, "
+        "MME and stopped rows a half, p99 and planned bytes a quarter); seeds are fixed",
         flush=True,
     )
     resumable.run(cells, wanted, studies, file=arguments.file, digest=digest(), processes=arguments.processes)

@@ -62,7 +62,8 @@ def cells_of_scores() -> Iterator[Cell]:
                 functools.partial(_study_of_score, benchmark, shape),
                 functools.partial(_lines_of_score, benchmark, shape),
             )
-            yield Cell(section="scores", name=f"{benchmark}, {shape[0]} x {shape[1]}", study=study, lines=lines)
+            name, times = f"{benchmark}, {shape[0]} x {shape[1]}", 0.5 if benchmark == "MME" else 1.0
+            yield Cell(section="scores", name=name, study=study, lines=lines, times=times)
     for second, of_second in {"GlimpseQA": ((10, 10), (40, 40), (160, 60)), "MME": ((160, 40), (160, 100))}.items():
         for sizes in of_second:
             study, lines = (

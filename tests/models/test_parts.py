@@ -408,7 +408,8 @@ def test_a_head_with_rows_of_its_own_is_not_the_embedding(tmp_path: Path) -> Non
     head[-2:] += 1
     write(tmp_path, {**old, "language_model.lm_head.weight": head}, sharded=False)
     assert "lm_head.weight" in files.tensors(tmp_path, "language")
-    loaded = onevision.load("llava-onevision-7b", weights=tmp_path).language()._engine.language
+    engine: Any = onevision.load("llava-onevision-7b", weights=tmp_path).language()._engine
+    loaded = engine.language
     assert torch.equal(loaded.lm_head.weight, head)
     assert torch.equal(loaded.model.embed_tokens.weight, embedding)
 

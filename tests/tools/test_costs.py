@@ -1,5 +1,7 @@
 """The arithmetic of what the full size costs, against the caches that the models fill."""
 
+from typing import Any
+
 import harness.models.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
 import pytest
 import torch
@@ -14,7 +16,7 @@ def test_keys_and_values_are_those_of_the_cache(name: str) -> None:
     """A token's bytes are those that the language model itself keeps of it."""
     models = catalog.load("backbone", name, catalog.BACKBONES)(name, weights="random", device="meta", dtype="bfloat16")
     model, n_tokens = models.language()._engine.language.model, 5
-    cache = DynamicCache(config=model.config)
+    cache: Any = DynamicCache(config=model.config)
     embeds_1TH = torch.empty(1, n_tokens, model.config.hidden_size, device="meta", dtype=torch.bfloat16)
     with torch.no_grad():
         model(inputs_embeds=embeds_1TH, past_key_values=cache, use_cache=True)
