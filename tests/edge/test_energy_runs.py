@@ -230,7 +230,8 @@ def test_the_server_works_where_the_device_sends() -> None:
         def again(self, data: bytes, questions: Any) -> None:
             served.append(questions[0].text)
 
-    mixed = dataclasses.replace(plan, halves={key: Mixed()})
+    halves: dict[Any, Any] = {key: Mixed()}
+    mixed = dataclasses.replace(plan, halves=halves)
     assert _sides(mixed, key, places) == ("device", "server")
     work = _work(mixed, key, "server", places)
     for at in range(3):

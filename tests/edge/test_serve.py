@@ -246,7 +246,7 @@ def test_a_public_address_needs_a_token(fake_scenario: Path) -> None:
 
 
 def _serve_slowly(scenario: Path, told: Any) -> None:
-    fake._Server.__call__ = lambda *_: time.sleep(300)  # type: ignore[method-assign,assignment,return-value]
+    fake._Server.__call__ = lambda *_: time.sleep(300)  # type: ignore[method-assign,assignment]
     ends._serve(scenario, 0, told)
 
 
@@ -262,6 +262,7 @@ def test_a_second_signal_ends_a_server_at_once(fake_scenario: Path) -> None:
     data = body()
     with socket.create_connection(place) as connection:
         connection.sendall(head(len(data), identity) + data)
+        assert process.pid is not None
         while "harness_requests_admitted 1.0" not in httpx.get(f"{url}/metrics").text:
             time.sleep(0.05)
         os.kill(process.pid, signal.SIGTERM)
