@@ -175,7 +175,7 @@ def written(path: Path) -> Iterator[Path]:
             shutil.rmtree(path)
         (folder / path.name).replace(path)
     except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+        raise OSError(error.errno, why(error), str(path)) from None
     except SafetensorError as error:
         if (found := re.search(r"os error (\d+)", str(error))) is None:
             raise
