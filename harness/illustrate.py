@@ -20,7 +20,7 @@ from harness import catalog, study
 from harness.analysis import Analysis, densities
 from harness.data.sample import Sample
 from harness.data.scoring import judge
-from harness.edge.client import SHAPE
+from harness.edge import SHAPE
 from harness.errors import BitstreamError, ResultsError, UnavailableError
 from harness.models.contract import Answer, Models, Untimed
 from harness.profiling.machine import machine_name

@@ -15,7 +15,7 @@ from harness.analysis.means import draw_by_strata
 from harness.data.gathered import Gathered
 from harness.data.sample import Question, Sample
 from harness.data.scoring import DEFAULT_SCORING, judge
-from harness.edge.client import Transfer
+from harness.edge.exchange import Transfer
 from harness.errors import PeerError, SchemeError, placed
 from harness.models.contract import Answer, Clock, LanguageSide, Request, Sharing, Untimed
 from harness.profiling.resources import Need, half_needs

@@ -11,7 +11,7 @@ import numpy as np
 from harness.analysis.precision import looks
 from harness.analysis.validity import MOST_DISTURBED, MOST_WAITED_IN_ALL, disturbance, looked_at
 from harness.data.sample import Sample
-from harness.edge.client import Transfer
+from harness.edge.exchange import Transfer
 from harness.errors import placed
 from harness.measure import Parted, Plan, sent_by
 from harness.models.contract import Answer

@@ -2,3 +2,6 @@
 
 TOKEN_VARIABLE = "TOFC_HARNESS_TOKEN"
 """The environment variable with the bearer token, on both sides: other users can see a command line."""
+
+SHAPE = "link by --shape"
+"""The name of what shapes a device's sending, among the digests of a run."""

@@ -13,7 +13,8 @@ import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from harness.data.sample import Question
-from harness.edge import TOKEN_VARIABLE, protocol
+from harness.edge import SHAPE, TOKEN_VARIABLE, protocol
+from harness.edge.exchange import Bounded, Exchange, Transfer
 from harness.edge.protocol import Info, Told, ToldEnergy, at_once
 from harness.edge.shaping import Shaper
 from harness.errors import PeerError, shown
@@ -25,10 +26,6 @@ from harness.profiling.resources import Need
 from harness.profiling.telemetry import Telemetry
 from harness.reporter import unsaid
 from harness.schemes.contract import DeviceHalf
-from harness.units import format_bytes
-
-SHAPE = "link by --shape"
-"""The name of what shapes the sending among the digests of a run."""
 
 _PATIENCE_S = 60.0
 """How long a server may be unreachable or busy before the device gives up: long enough to restart it."""
@@ -37,8 +34,6 @@ _ANSWER_S = 600.0
 _TELL_S = 60.0
 """How long it may take to describe itself or its machine, for which no model runs."""
 _PAUSES_S = (0.1, 0.2, 0.5)
-_MOST_ANSWER_BYTES = 64 << 20
-"""The largest response that is read: a server of this harness sends a few kilobytes, and of many schemes a megabyte."""
 _CLOCKS_RUN_APART = 1e-3
 """By which share two machines' clocks may run at different speeds: quartz by 1e-4, adjusted by NTP by 5e-4 each."""
 _PROBE_S = 2.0
@@ -52,20 +47,6 @@ _NOT_BEGUN = (429, 502, 503)
 _SEVERED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 """The connection cannot be opened, or was lost, so no complete answer can arrive on it. After a time-out on an open
 connection it still may."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Transfer:
-    """How long one exchange with a server took; the fields are those of :class:`harness.records.LinkRow`."""
-
-    payload_bytes: int
-    sent_bytes: int
-    received_bytes: int
-    set_up_s: float | None
-    round_trip_s: float
-    residence_s: float
-    queue_s: float
-    channel_s: float | None
 
 
 class Peer:
@@ -90,7 +71,7 @@ class Peer:
         timeout = httpx.Timeout(30.0, read=_ANSWER_S, write=_ANSWER_S)
         # A proxy of the environment would be measured too; its certificates (SSL_CERT_FILE, SSL_CERT_DIR) are used.
         transport = httpx.HTTPTransport(verify=_trusted(self.url), limits=limits, trust_env=False)
-        self._http = httpx.Client(base_url=self.url, transport=_Bounded(transport), timeout=timeout, trust_env=False)
+        self._http = httpx.Client(base_url=self.url, transport=Bounded(transport), timeout=timeout, trust_env=False)
         # Useless headers would be sent with every payload.
         self._http.headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self.lowered: dict[str, None] = {}
@@ -143,10 +124,10 @@ class Peer:
         """
         body = protocol.pack(protocol.asked(pipeline, point, questions, timed=timed, needs=needs), payload)
         shaper = self._shaper if shaped else None
-        exchanges: list[_Exchange] = []
+        exchanges: list[Exchange] = []
 
         def once() -> httpx.Response:
-            exchanges.append(_Exchange(self._http, body, self._identity, shaper))
+            exchanges.append(Exchange(self._http, body, self._identity, shaper))
             return exchanges[-1].run()
 
         response = self._patient(once)
@@ -269,50 +250,6 @@ class Peer:
         )
 
 
-class _Bounded(httpx.BaseTransport):
-    """A transport that reads no more than :data:`_MOST_ANSWER_BYTES` of a response, and expands none.
-
-    A foreign server may send a stream without end, or a compressed body that fills the memory.
-    """
-
-    def __init__(self, transport: httpx.BaseTransport) -> None:
-        self._transport = transport
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """The response, whose body is read as it is sent: no other was asked for."""
-        response = self._transport.handle_request(request)
-        response.headers.pop("content-encoding", None)
-        assert isinstance(response.stream, httpx.SyncByteStream)
-        response.stream = _BoundedBody(response.stream)
-        return response
-
-    def close(self) -> None:
-        """Closes the connection."""
-        self._transport.close()
-
-
-class _BoundedBody(httpx.SyncByteStream):
-    """The body of a response; raises httpx.TransportError where it is too long."""
-
-    def __init__(self, body: httpx.SyncByteStream) -> None:
-        self._body = body
-
-    def __iter__(self) -> Iterator[bytes]:
-        left = _MOST_ANSWER_BYTES
-        for part in self._body:
-            left -= len(part)
-            if left < 0:
-                raise httpx.TransportError(
-                    f"sends a response of more than {format_bytes(_MOST_ANSWER_BYTES)}, and no server of this harness "
-                    "does; give the address at which 'harness serve' listens"
-                )
-            yield part
-
-    def close(self) -> None:
-        """Closes the connection, or gives it back."""
-        self._body.close()
-
-
 def _trusted(url: str) -> ssl.SSLContext | bool:
     """The certificates that a server's is verified with, by httpx's rules; raises PeerError where there are none."""
     if not url.startswith("https"):
@@ -385,64 +322,6 @@ class Remote:
             yield peer
         finally:
             peer.close()
-
-
-class _Exchange:
-    """One request, with the instants of its progress."""
-
-    def __init__(self, http: httpx.Client, body: bytes, identity: str, shaper: Shaper | None) -> None:
-        self._http, self._body, self._shaper = http, body, shaper
-        self._headers = {
-            "Content-Length": str(len(body)),
-            protocol.IDENTITY: identity,
-        }
-        self._at_s: dict[str, float] = {}
-        self._begun_s = 0.0
-
-    def run(self) -> httpx.Response:
-        """The response, read to its end."""
-        request = self._http.build_request(
-            "POST", "/answer", headers=self._headers, content=self._content(), extensions={"trace": self._trace}
-        )
-        return self._http.send(request)
-
-    def _content(self) -> bytes | Iterator[bytes]:
-        return self._body if self._shaper is None else self._shaped(self._shaper)
-
-    def _shaped(self, shaper: Shaper) -> Iterator[bytes]:
-        yield from shaper.send(self._body, self._head_bytes)
-
-    def _trace(self, event: str, info: Mapping[str, Any]) -> None:
-        self._at_s[event] = time.perf_counter()
-        if event == "http11.send_request_headers.started":
-            request = info["request"]
-            line = len(b"%b %b HTTP/1.1\r\n" % (request.method, request.url.target))
-            self._head_bytes = line + _headers_bytes(request.headers)
-            if self._shaper is not None:
-                self._begun_s = self._shaper.now_s()
-
-    def transfer(self, response: httpx.Response, payload_bytes: int, residence_s: float, queue_s: float) -> Transfer:
-        """The times of the exchange whose response this is."""
-        at_s = self._at_s
-        connected = at_s.get("connection.start_tls.complete", at_s.get("connection.connect_tcp.complete"))
-        sent_bytes = self._head_bytes + len(self._body)
-        line = len(f"HTTP/1.1 {response.status_code} {response.reason_phrase}\r\n")
-        channel_s = self._shaper.seconds(self._begun_s, sent_bytes) if self._shaper is not None else None
-        return Transfer(
-            payload_bytes=payload_bytes,
-            sent_bytes=sent_bytes,
-            received_bytes=line + _headers_bytes(response.headers.raw) + response.num_bytes_downloaded,
-            set_up_s=None if connected is None else connected - at_s["connection.connect_tcp.started"],
-            round_trip_s=at_s["http11.receive_response_body.complete"] - at_s["http11.send_request_headers.started"],
-            residence_s=residence_s,
-            queue_s=queue_s,
-            channel_s=channel_s if channel_s is not None and math.isfinite(channel_s) else None,
-        )
-
-
-def _headers_bytes(headers: Sequence[tuple[bytes, bytes]]) -> int:
-    """The bytes of a head after its first line: ``name: value`` and an end of line each, and an empty line."""
-    return sum(len(name) + len(value) + 4 for name, value in headers) + 2
 
 
 def _checked(url: str) -> str:

@@ -18,7 +18,7 @@ import yaml
 
 from harness import study
 from harness.data.sample import Question
-from harness.edge import client
+from harness.edge import client, exchange
 from harness.edge.client import Peer, Remote
 from harness.edge.protocol import RESIDENCE, VERSION, Info, Told, ToldAnswer
 from harness.edge.shaping import Shaper
@@ -343,7 +343,7 @@ def test_what_a_foreign_server_sends_does_not_fill_the_memory(
     mine: Info, monkeypatch: pytest.MonkeyPatch, endless: bool
 ) -> None:
     """A stream is read up to a limit, and what is compressed is not expanded."""
-    monkeypatch.setattr(client, "_MOST_ANSWER_BYTES", 100_000)
+    monkeypatch.setattr(exchange, "_MOST_ANSWER_BYTES", 100_000)
     if endless:
         sent = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"400\r\n" + bytes(1024) + b"\r\n"
         sent += (b"400\r\n" + bytes(1024) + b"\r\n") * 200
