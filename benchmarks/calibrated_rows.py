@@ -70,9 +70,8 @@ def cells_of_scores() -> Iterator[Cell]:
                 functools.partial(_study_of_average, second, sizes),
                 functools.partial(_lines_of_average, second, sizes),
             )
-            yield Cell(
-                section="scores", name=f"average with {second}, {sizes[0]} + {sizes[1]}", study=study, lines=lines
-            )
+            name, times = f"average with {second}, {sizes[0]} + {sizes[1]}", 0.5 if second == "MME" else 1.0
+            yield Cell(section="scores", name=name, study=study, lines=lines, times=times)
 
 
 def _study_of_score(benchmark: str, shape: tuple[int, int], number: int, counts: Counts) -> None:

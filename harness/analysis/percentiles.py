@@ -65,9 +65,7 @@ def effective_size(inside_SR: ArrayLike, at_most: int | None = None, *, subtask_
     n_pictures = inside_SR.shape[0]
     share_S = inside_SR.mean(axis=1)
     share = float(share_S.mean())
-    alike = np.zeros(n_pictures)
-    _, of_S, n_H = np.unique(alike if subtask_S is None else subtask_S, return_inverse=True, return_counts=True)
-    weight_S = 1 / (n_H.size * n_H[of_S])
+    _, n_H, weight_S = _subtasks(n_pictures, subtask_S)
     agreed = 1 / float(weight_S @ weight_S)
     if not 0 < share < 1 or n_pictures == n_H.size > 1:
         return agreed
@@ -89,13 +87,18 @@ def variance_of_mean(part_S: ArrayLike, subtask_S: ArrayLike | None = None) -> f
     """
     part_S = np.asarray(part_S, np.float64)
     n_pictures = part_S.size
-    alike = np.zeros(n_pictures)
-    _, of_S, n_H = np.unique(alike if subtask_S is None else subtask_S, return_inverse=True, return_counts=True)
-    weight_S = 1 / (n_H.size * n_H[of_S])
+    of_S, n_H, weight_S = _subtasks(n_pictures, subtask_S)
     square_S = ((part_S - part_S.mean()) / (n_pictures * weight_S)) ** 2
     within = float(square_S.sum()) / max(n_pictures - n_H.size, 1)
     variance_H = (np.bincount(of_S, weights=square_S) + _ADDED * within) / (n_H + _ADDED - 1)
     return float(variance_H @ (1 / (n_H.size**2 * n_H)))
+
+
+def _subtasks(n_pictures: int, subtask_S: ArrayLike | None) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+    """Each picture's subtask by number, (S,), how many pictures each has, (H,), and each picture's weight, (S,)."""
+    names_S = np.zeros(n_pictures) if subtask_S is None else subtask_S
+    _, of_S, n_H = np.unique(names_S, return_inverse=True, return_counts=True)
+    return of_S, n_H, 1 / (n_H.size * n_H[of_S])
 
 
 def share(
