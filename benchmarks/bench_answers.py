@@ -21,7 +21,7 @@ from unittest import mock
 
 import torch
 
-from harness import measure, study
+from harness import loaded, measure
 from harness.models import engine
 from harness.models.contract import Sharing, Untimed
 from harness.models.engine import TransformersEngine
@@ -42,7 +42,7 @@ def main() -> None:
     all_s = {Untimed: 0.0, Sharing: 0.0}
     for file in given.scenario:
         stock = take_stock(load(file, [f"samples={given.questions}"]))
-        plan = study.plan_of(stock, study.prepare(stock).halves, list(sample_rows(stock)))
+        plan = loaded.plan_of(stock, loaded.prepare(stock).halves, list(sample_rows(stock)))
         outcomes(plan, Sharing)
         taken: dict[type[Untimed], list[float]] = {Untimed: [], Sharing: []}
         rows: dict[type[Untimed], list[Any]] = {}

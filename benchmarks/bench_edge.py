@@ -40,7 +40,7 @@ import psutil
 from PIL import Image
 from pydantic import Field
 
-from harness import catalog, measure, study
+from harness import catalog, loaded, measure, study
 from harness.channel.channel import Constant
 from harness.channel.link import Link
 from harness.data.sample import Question, Sample
@@ -194,7 +194,7 @@ def end(name: str, scenario: str, folder: str = "", rate: str = "") -> None:
     # The link is measured: other work on this machine must not be part of it.
     with exchange.undisturbed(name):
         if name == "server":
-            service = study.service(take_stock(load(Path(scenario)), serving=True), token=None, limits=ServerLimits())
+            service = loaded.service(take_stock(load(Path(scenario)), serving=True), token=None, limits=ServerLimits())
             with listening(exchange.ADDRESS[name], PORT) as listener:
                 serve(service, listener, lambda: exchange.say({"listening": True}))
         exchange.shape("add", rate_bps=float(rate), burst_bytes=validation.BURST_BYTES)
@@ -350,7 +350,7 @@ def bench_hostile(folder: Path, *, quick: bool) -> list[str]:
     scenario.write_text(text.replace("measure:", jpeg))
     limits = ("--most", "1 MiB", "--within", "1 s", "--queue", "4")
     with ends.serving(scenario, *limits, **{TOKEN_VARIABLE: hostile.TOKEN}) as address:
-        peer = Peer(address, study.describe(take_stock(load(scenario))), token=hostile.TOKEN)
+        peer = Peer(address, loaded.describe(take_stock(load(scenario))), token=hostile.TOKEN)
         process = _listener(address)
         attacks = hostile.hostile(peer.info.identity)
         point = next(iter(peer.info.points["jpeg"]))

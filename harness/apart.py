@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from harness import files, measure, study, timing
+from harness import files, loaded, measure, study, timing
 from harness.data.sample import Question, Sample
 from harness.energy import Sides, measure_energy
 from harness.errors import BitstreamError, ResultsError, ScenarioError, SchemeError, placed
@@ -74,7 +74,7 @@ def measure_half(
     sent = None if payloads is None else _Sent.of(payloads, stock)
     if half == "device":
         stock.refuse_pictures()
-    models, device, threads = study.load_models(stock)
+    models, device, threads = loaded.load_models(stock)
     halves: dict[PointKey, Parted] = {}
     for key, (scheme, point) in stock.points.items():
         with placed(" at ".join(key)):
@@ -89,7 +89,7 @@ def measure_half(
     if sent is not None:
         manifest = manifest.model_copy(update={"digests": {**manifest.digests, PAYLOADS: sent.digest}})
     shown = list(sample_rows(stock))
-    plan = study.plan_of(stock, halves, shown)
+    plan = loaded.plan_of(stock, halves, shown)
     if sent is not None:
         plan = dataclasses.replace(plan, sent=sent.digests)
     with Run.open_or_create(folder, manifest, fresh=fresh) as ongoing, study.followed(ongoing, reporter):
@@ -109,7 +109,7 @@ def measure_half(
             device=device,
             telemetry=Telemetry(),
             sides=(half,),
-            pacing=study.paced(stock),
+            pacing=loaded.paced(stock),
         )
         measure.weigh(
             plan,
@@ -246,7 +246,7 @@ class _Sent:
         by_itself = {
             (row["pipeline"], row["point"]) for row in record.outcomes.select(["pipeline", "point"]).to_pylist()
         }
-        plan = study.plan_of(stock, {}, list(sample_rows(stock)))
+        plan = loaded.plan_of(stock, {}, list(sample_rows(stock)))
         paths: dict[PointKey, dict[str, Path]] = {}
         digests: dict[PointKey, dict[str, str]] = {}
         for key in stock.points:

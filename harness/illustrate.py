@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from harness import catalog, study
+from harness import catalog, loaded
 from harness.analysis import Analysis, densities
 from harness.data.sample import Sample
 from harness.data.scoring import judge
@@ -68,7 +68,7 @@ def illustrate(scenario: Scenario, folder: Path, *, pictures: int = 8, reporter:
     made_with = {name: digest for name, digest in manifest.digests.items() if name != SHAPE}
     if differs := digests.changed(made_with, now.digests):
         raise ResultsError(f"{folder}: since the run was made, these changed: {', '.join(differs)}; run it again")
-    models, _, _ = study.load_models(stock)
+    models, _, _ = loaded.load_models(stock)
     chosen = _chosen(run, stock)
     shown = _first_pictures(stock, pictures)
     reporter.phase("illustrations", total=len(chosen) + 2, done=0)

@@ -20,6 +20,7 @@ def main(scenario_file: Path, pictures: int, orders: TextIO, told: TextIO) -> No
     import numpy as np
 
     import harness
+    from harness.loaded import prepare
     from harness.measure import Split
     from harness.models.contract import Answer, Untimed
     from harness.profiling.clock import StageClock, synchroniser
@@ -29,7 +30,6 @@ def main(scenario_file: Path, pictures: int, orders: TextIO, told: TextIO) -> No
     from harness.scenario.load import load
     from harness.schemes.envelope import send
     from harness.stock import take_stock
-    from harness.study import prepare
 
     stock = take_stock(load(scenario_file))
     study = prepare(stock)

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from harness import cost, study
+from harness import cost, loaded, study
 from harness.cost import Rate
 from harness.profiling.machine import machine_name
 from harness.runs import tables
@@ -70,7 +70,7 @@ def test_a_cost_is_the_sum_over_the_remaining_work(
     stock: Stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each picture is seen once for all points, and each question answered at each point; times are whole requests."""
-    plan = study.planned(stock)
+    plan = loaded.planned(stock)
     monkeypatch.setattr(cost, "rates_of", lambda *_: (dict.fromkeys(plan.halves, Rate(1000.0, 10.0, 1.0)), "recorded"))
     whole = cost.cost_of(stock, plan, tmp_path / "run")
     assert (whole.points, whole.pictures, whole.questions, whole.units) == (4, 3, 12, 12)
@@ -86,7 +86,7 @@ def test_a_cost_is_the_sum_over_the_remaining_work(
 @pytest.mark.slow
 def test_seconds_are_recorded_ones_where_there_are_some_and_unknown_elsewhere(stock: Stock, tmp_path: Path) -> None:
     """A run with the same points beside it tells them; without one there is no number."""
-    plan = study.planned(stock)
+    plan = loaded.planned(stock)
     told: list[str] = []
     study.run(stock.scenario, tmp_path / "first", reporter=Silent(), tell=told.append)
     assert "12 units, 4 points x 3 pictures with 12 questions; times: 16 requests (the time is not known" in told[0]
@@ -106,7 +106,7 @@ def test_seconds_are_recorded_ones_where_there_are_some_and_unknown_elsewhere(st
 @pytest.mark.slow
 def test_finished_and_unknown_work_is_reported(stock: Stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reported are: no answers or times left, how many workers compute at once, and a server's share as unknown."""
-    plan = study.planned(stock)
+    plan = loaded.planned(stock)
     monkeypatch.setattr(cost, "rates_of", lambda *_: (dict.fromkeys(plan.halves, Rate(1.0, 1.0, 1.0)), "recorded"))
 
     def line(only: str = "", **how: Any) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from harness import measure, study
+from harness import loaded, measure, study
 from harness.data.questions import samples
 from harness.data.streetsqa import book
 from harness.errors import PeerError, UnavailableError
@@ -66,7 +66,7 @@ def test_rows_do_not_depend_on_the_workers_nor_on_their_deaths(
     pd.testing.assert_frame_equal(_needs(Run.read(tmp_path / "four")), needs)
 
     honest = measure._outcomes
-    last = [places[0] for places in study.planned(take_stock(eight_pages)).pictures][-2:]
+    last = [places[0] for places in loaded.planned(take_stock(eight_pages)).pictures][-2:]
 
     def dying(plan: measure.Plan, units: Mapping[str, tuple[PointKey, Sequence[int]]], **how: str) -> Iterator[object]:
         for row in honest(plan, units, **how):
@@ -95,7 +95,7 @@ def test_what_was_answered_before_all_workers_died_is_stored_and_resumed(
 ) -> None:
     """A picture that kills every worker ends the command in a sentence; the command repeated answers the rest."""
     honest = measure._outcomes
-    deadly = study.planned(take_stock(eight_pages)).pictures[-1][0]
+    deadly = loaded.planned(take_stock(eight_pages)).pictures[-1][0]
 
     def dying(plan: measure.Plan, units: Mapping[str, tuple[PointKey, Sequence[int]]], **how: str) -> Iterator[object]:
         if next(iter(units.values()))[1][0] == deadly:
@@ -117,17 +117,17 @@ def test_what_was_answered_before_all_workers_died_is_stored_and_resumed(
 def test_a_worker_that_could_give_other_rows_refuses(eight_pages: Scenario, tmp_path: Path) -> None:
     """Other packages, other weights, another processor: each is named; an equal worker answers exactly its units."""
     stock = take_stock(eight_pages)
-    info = study.describe(stock)
-    here = study.computes_on("cpu")
-    own = study.Order(scenario=eight_pages, run="run", folder=Path.cwd(), asked_by=info, computes=here, threads=1)
+    info = loaded.describe(stock)
+    here = loaded.computes_on("cpu")
+    own = loaded.Order(scenario=eight_pages, run="run", folder=Path.cwd(), asked_by=info, computes=here, threads=1)
     packages = {**info.packages, "numpy": "1.0"}
     other = dataclasses.replace(own, asked_by=info.model_copy(update={"packages": packages, "backbone": "llava"}))
     with pytest.raises(PeerError, match=r"backbone is llava here and fake there; numpy is 1\.0 here and \d"):
-        study.answers_for(other)
+        loaded.answers_for(other)
     with pytest.raises(PeerError, match=r"abacus computes here and .* there; give all workers the same"):
-        study.answers_for(dataclasses.replace(own, computes="abacus"))
-    answers = study.answers_for(own)
-    unit = next(iter(study.planned(stock).to_answer))
+        loaded.answers_for(dataclasses.replace(own, computes="abacus"))
+    answers = loaded.answers_for(own)
+    unit = next(iter(loaded.planned(stock).to_answer))
     assert {row.unit for row in answers([unit])} == {unit.key}
     with pytest.raises(PeerError, match="depends on other things"):
         answers([dataclasses.replace(unit, depends={**unit.depends, "scoring": "another"})])
@@ -163,7 +163,7 @@ def test_workers_that_load_the_model_themselves_give_the_same_rows(
     """One that is killed and the one that replaces it: real models, spawned as for GPUs."""
     jpeg = tuple(spec for spec in smoke_scenario.pipelines if spec.name == "jpeg")
     stock = take_stock(smoke_scenario.model_copy(update={"pipelines": jpeg}))
-    plan = study.planned(stock)
+    plan = loaded.planned(stock)
     ended: list[Any] = []
 
     class Ending(Silent):

@@ -90,8 +90,8 @@ def check(
 def _cost(scenario: "Scenario", results: Path, no_stand_in: bool) -> "list[str]":
     """What a new run of a scenario takes."""
     from harness.cost import lines
+    from harness.loaded import planned
     from harness.stock import take_stock
-    from harness.study import planned
 
     stock = take_stock(scenario, allow_stand_ins=not no_stand_in)
     return list(lines(stock, planned(stock), results / scenario.name))

@@ -49,7 +49,7 @@ def serve(
         TOFC_HARNESS_TOKEN=... harness serve scenarios/smoke.yaml \
           --listen 0.0.0.0:8000
     """
-    from harness import study
+    from harness import loaded
     from harness.edge.server import ServerLimits, listening
     from harness.edge.server import serve as serve_halves
     from harness.stock import take_stock
@@ -67,7 +67,7 @@ def serve(
         for sentence in stock.absent:
             typer.echo(sentence, err=True)
         limits = ServerLimits(most_bytes=most, body_s=within, waiting=queue)
-        service = study.service(stock, token=token, limits=limits)
+        service = loaded.service(stock, token=token, limits=limits)
         address = _address(listener)
         points = f"{len(stock.points)} operating points of {stock.backbone}"
         serve_halves(service, listener, lambda: typer.echo(f"serving {stock.scenario.name}, {points}, on {address}"))

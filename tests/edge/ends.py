@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness import study
+from harness import loaded, study
 from harness.edge.client import Remote
 from harness.edge.server import ServerLimits, serve
 from harness.edge.server import listening as listen
@@ -100,7 +100,7 @@ def device(scenario: Path, folder: Path, port: int, shaper: str | None = None) -
 
 def _serve(scenario: Path, port: int, told: Any) -> None:
     fake_harness.patch()
-    service = study.service(take_stock(load(scenario), serving=True), token=None, limits=ServerLimits())
+    service = loaded.service(take_stock(load(scenario), serving=True), token=None, limits=ServerLimits())
     with listen("127.0.0.1", port) as listener:
         serve(service, listener, lambda: told.send(listener.getsockname()[1]))
 

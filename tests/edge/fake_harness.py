@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import catalog, study
+from harness import catalog, loaded
 from harness.cli import main
 from harness.data import scoring
 from harness.data.questions import samples
@@ -69,7 +69,7 @@ def patch() -> None:
     """Adds the fakes to the tables of names; they run without torch."""
     for table, added in _ADDED:
         table.update(added)
-    study.load_models = _load_models
+    loaded.load_models = _load_models
 
 
 def restore() -> None:
@@ -77,14 +77,14 @@ def restore() -> None:
     for table, added in _ADDED:
         for name in added:
             table.pop(name, None)
-    study.load_models = _LOAD_REAL
+    loaded.load_models = _LOAD_REAL
 
 
 def _load_models(stock: Any) -> tuple[Any, str, int]:
     return (FakeModels(), "cpu", 1) if stock.backbone == "fake" else _LOAD_REAL(stock)
 
 
-_LOAD_REAL = study.load_models
+_LOAD_REAL = loaded.load_models
 
 
 if __name__ == "__main__":

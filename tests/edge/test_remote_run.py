@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from harness import study
+from harness import loaded
 from harness.data.sample import Question
 from harness.edge import client, exchange
 from harness.edge.client import Peer, Remote
@@ -235,7 +235,7 @@ def http(content: str, status: str = "200 OK", *more: str) -> bytes:
 @pytest.fixture(scope="module")
 def mine(fake_scenario: Path) -> Info:
     """What a device says of itself, and a server that agrees with it."""
-    return study.describe(take_stock(load(fake_scenario)))
+    return loaded.describe(take_stock(load(fake_scenario)))
 
 
 @pytest.mark.slow

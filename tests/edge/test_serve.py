@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-from harness import study
+from harness import loaded
 from harness.edge import TOKEN_VARIABLE
 from harness.edge import server as serving
 from harness.edge.client import Peer, RemoteSplit
@@ -45,7 +45,7 @@ def server(fake_scenario: Path) -> Iterator[str]:
 @pytest.fixture
 def peer(server: str, fake_scenario: Path) -> Iterator[Peer]:
     """A valid device."""
-    peer = Peer(server, study.describe(take_stock(load(fake_scenario))), token=TOKEN)
+    peer = Peer(server, loaded.describe(take_stock(load(fake_scenario))), token=TOKEN)
     yield peer
     peer.close()
 
@@ -123,7 +123,7 @@ def test_a_slow_sender_blocks_no_other(server: str, peer: Peer) -> None:
 @pytest.mark.slow
 def test_two_devices_at_once_get_each_its_own_answers(server: str, peer: Peer, fake_scenario: Path) -> None:
     """An answer goes to the device that asked the question, and its time in the queue is part of that at the server."""
-    other = Peer(server, study.describe(take_stock(load(fake_scenario))), token=TOKEN)
+    other = Peer(server, loaded.describe(take_stock(load(fake_scenario))), token=TOKEN)
     asked = {peer: [PAGE.question] * 2, other: [PAGE.question]}
     found: dict[Peer, list[tuple[int, float]]] = {peer: [], other: []}
 
@@ -162,7 +162,7 @@ def test_who_reads_energy_does_not_end_the_watch_over_anothers_request(
     counter.parent.mkdir(parents=True)
     counter.write_text("0")
     monkeypatch.setattr(serving, "Telemetry", lambda: Telemetry(tmp_path))
-    service = study.service(take_stock(load(fake_scenario), serving=True), token=None, limits=serving.ServerLimits())
+    service = loaded.service(take_stock(load(fake_scenario), serving=True), token=None, limits=serving.ServerLimits())
     half = service._halves[KEY]
     begun, read = threading.Event(), threading.Event()
 
@@ -192,9 +192,9 @@ def test_a_server_with_another_number_of_threads_is_another(
     """The threads of its networks decide its times, and how sums are rounded; a run's manifest has them."""
 
     def told(threads: int) -> Info:
-        monkeypatch.setattr(study, "load_models", lambda _: (FakeModels(), "cpu", threads))
+        monkeypatch.setattr(loaded, "load_models", lambda _: (FakeModels(), "cpu", threads))
         stock = take_stock(load(fake_scenario), serving=True)
-        return study.service(stock, token=None, limits=serving.ServerLimits())._info
+        return loaded.service(stock, token=None, limits=serving.ServerLimits())._info
 
     assert told(1).identity == told(1).identity != told(2).identity
     assert told(2).provenance().machine["torch_threads"] == 2
@@ -221,7 +221,7 @@ def test_requests_for_less_than_an_answer(server: str) -> None:
 @pytest.mark.slow
 def test_a_wrong_token_is_reported_to_the_device(server: str, fake_scenario: Path) -> None:
     """One sentence that names the variable."""
-    mine = study.describe(take_stock(load(fake_scenario)))
+    mine = loaded.describe(take_stock(load(fake_scenario)))
     with pytest.raises(PeerError, match=rf"refuses \(401\).*{TOKEN_VARIABLE}"):
         Peer(server, mine, token="another token, long enough")
 
@@ -232,7 +232,7 @@ def test_another_scenario_is_refused_by_name(server: str, fake_scenario: Path, t
     path = tmp_path / "other.yaml"
     path.write_text(fake_scenario.read_text().replace("[4, 32]", "[4, 17]") + "max_pixels: 1000000\n")
     with pytest.raises(PeerError, match=r"max_pixels is 1000000 here and 16000000 there; fake at levels=17 is not"):
-        Peer(server, study.describe(take_stock(load(path))), token=TOKEN)
+        Peer(server, loaded.describe(take_stock(load(path))), token=TOKEN)
 
 
 @pytest.mark.slow
@@ -281,7 +281,7 @@ def test_a_stopping_server_answers_accepted_requests(fake_scenario: Path) -> Non
     """A request whose body is being sent when the server is stopped is answered; then the server exits with 0."""
     process = ends.start("serve", fake_scenario, "--listen", "127.0.0.1:0")
     address = ends.listening(process)
-    peer = Peer(address, study.describe(take_stock(load(fake_scenario))))
+    peer = Peer(address, loaded.describe(take_stock(load(fake_scenario))))
     place = urlsplit(address)
     with socket.create_connection((place.hostname, place.port)) as connection:
         data = head(len(body()), peer.info.identity) + body()
