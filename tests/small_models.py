@@ -1,6 +1,7 @@
 """Small random models of the real classes, a byte-level tokenizer with the templates' tokens, and questions to them."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,13 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from harness.models import gemma3, internvl, llava15, onevision
 from harness.models.contract import Request, Untimed
 from harness.models.gemma3 import Gemma3
 from harness.models.internvl import InternVL
+from harness.models.llava import Llava
 from harness.models.llava15 import Llava15
+from harness.models.loading import LlavaModels
 from harness.models.onevision import OneVision
 
 SPECIAL = ("<|im_start|>", "<|im_end|>", "<s>", "</s>", "<unk>", "<image>")
@@ -303,3 +307,23 @@ def said(side, tokens_TH, question):
 def noise(width: int, height: int) -> Image.Image:
     """A picture in which every pixel matters."""
     return Image.fromarray(np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8))
+
+
+FAMILIES: dict[str, tuple[Callable[..., Llava], Any, Callable[..., LlavaModels], str]] = {
+    "onevision": (make_backbone, LlavaOnevisionForConditionalGeneration, onevision.load, "llava-onevision-7b"),
+    "llava15": (make_backbone15, LlavaForConditionalGeneration, llava15.load, "llava-1.5-7b"),
+    "internvl": (make_internvl, InternVLForConditionalGeneration, internvl.load, "internvl3-8b"),
+    "gemma3": (make_gemma3, Gemma3ForConditionalGeneration, gemma3.load, "gemma-3-4b"),
+}
+
+
+def stored(folder: Path, family: str, *, old: bool = True, sharded: bool = True, dtype=torch.float32, tied=False):
+    """A checkpoint in ``folder``, and its tensors by their names in transformers 5."""
+    build = FAMILIES[family][0]
+    backbone = build(tie_word_embeddings=tied)
+    save(backbone, folder)
+    weights = {name: tensor.to(dtype).clone() for name, tensor in backbone.model.state_dict().items()}
+    if tied:
+        del weights["lm_head.weight"]
+    write(folder, {old_name(n) if old else n: t for n, t in weights.items()}, sharded=sharded)
+    return weights

@@ -13,7 +13,7 @@ from PIL import Image
 
 from harness.analysis import Analysis
 from harness.data.sample import Question, Sample
-from harness.data.tsv import write_tsv
+from harness.data.tsv_writer import write_tsv
 from harness.errors import ResultsError
 from harness.illustrate import illustrate
 from harness.runs.provenance import MANIFEST, read

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from harness.data.pictures import MAX_PIXELS
 from harness.data.sample import Sample
-from harness.data.tsv import read_tsv, write_tsv
+from harness.data.tsv import read_tsv
+from harness.data.tsv_writer import write_tsv
 from harness.errors import DataError
 
 

@@ -28,11 +28,11 @@ from harness.data.tsv import (
     Origin,
     TsvSamples,
     fields_of_any_size,
-    image_field,
     mistake_in,
     read_tsv,
     refuse_other_encoding,
 )
+from harness.data.tsv_writer import image_field
 from harness.errors import DataError, UnavailableError, in_lines, shown, unknown_name
 
 _REQUIRED = ("image", "question", "answer")

@@ -10,7 +10,7 @@ from harness.data import benchmarks
 from harness.data.benchmarks import BENCHMARKS, check_md5, find, load, locate
 from harness.data.sample import Question, Sample
 from harness.data.scoring import metric
-from harness.data.tsv import write_tsv
+from harness.data.tsv_writer import write_tsv
 from harness.errors import DataError, UnavailableError
 
 BMP = b"BM" + (58).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little") + (40).to_bytes(4, "little")

@@ -10,7 +10,7 @@ from PIL import Image
 
 from harness.data import own
 from harness.data.scoring import metric
-from harness.data.tsv import write_tsv
+from harness.data.tsv_writer import write_tsv
 from harness.errors import DataError, UnavailableError
 
 TINY = b"GIF89a\1\0\1\0\x80\0\0\xff\xff\xff\0\0\0,\0\0\0\0\1\0\1\0\0\2\2D\1\0;"

@@ -15,7 +15,7 @@ from harness.data.drawing.things import LABEL
 from harness.data.questions import CHOICES, LETTERS, camera_file, value_of
 from harness.data.questions import samples as draw_samples
 from harness.data.sample import Sample
-from harness.data.tsv import write_tsv
+from harness.data.tsv_writer import write_tsv
 from harness.errors import DataError
 
 CHANCE = 3 / 4 * 1 / 4 + 1 / 4 * 1 / 2
