@@ -178,7 +178,7 @@ def test_workers_that_load_the_model_themselves_give_the_same_rows(
     reporter = Ending()
     manifest = stock.manifest("run", {"id": "", "name": ""}, ())
     with Run.open_or_create(tmp_path / "run", manifest) as ongoing:
-        answering = study._answering(stock, Team(workers=1), "cpu", 1, ongoing, reporter)
+        answering = loaded.answering(stock, Team(workers=1), "cpu", 1, ongoing, reporter)
         # On one thread of a processor workers would be forked.
         measure.answer(plan, ongoing, reporter, spread=lambda _, parts: answering._over_processes(parts))
         found = ongoing.table("outcomes").to_pandas().drop(columns="run")

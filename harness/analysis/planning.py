@@ -115,14 +115,14 @@ def score_needs(
     point_C: ArrayLike,
     reference_C: ArrayLike,
     wanted: float,
-    subtasks: selection.Subtasks | None = None,
+    makeup: selection.Makeup | None = None,
     *,
     confidence: float = 0.95,
 ) -> Needed:
     """How many pictures resolve ``wanted``, in the metric's unit, of a difference of two paired scores.
 
     ``point_C`` and ``reference_C`` are the pictures' parts (:func:`harness.analysis.selection.contributions`),
-    ``subtasks`` as of :func:`harness.analysis.selection.p_value`. The number is the fewest n with
+    ``makeup`` as of :func:`harness.analysis.selection.p_value`. The number is the fewest n with
     t_{n-1} sigma / sqrt(n) <= wanted. Raises ValueError for a ``wanted`` that is not above 0, parts that are not paired
     and fewer than two.
     """
@@ -134,7 +134,7 @@ def score_needs(
     difference_C = point_C - reference_C
     about_C = difference_C - difference_C.mean()
     n, squares = about_C.size, float(about_C @ about_C)
-    if unseen := selection.unseen_variance(difference_C, subtasks):
+    if unseen := selection.unseen_variance(difference_C, makeup):
         about_C = about_C * math.sqrt(1 + n * (n - 1) * unseen / squares)
         squares = float(about_C @ about_C)
     most = float(max(abs(point_C).max(), abs(reference_C).max()))
@@ -211,7 +211,7 @@ def plan(run: "Analysis", *, latency: float, payload: float, score: float) -> pd
         enough = run.scores.n_clusters >= means.MIN_PICTURES
         if run.scored and enough and (pipeline, point) != run.scores.reference:
             own_C, reference_C = (run.scores.contributions(key) for key in ((pipeline, point), run.scores.reference))
-            of_score = score_needs(own_C, reference_C, score, run.scores.subtasks, confidence=confidence)
+            of_score = score_needs(own_C, reference_C, score, run.scores.makeup, confidence=confidence)
         found.append(
             {
                 "pipeline": pipeline,

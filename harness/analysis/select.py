@@ -185,10 +185,13 @@ class Scores:
         return self._contributions[key]
 
     @cached_property
-    def subtasks(self) -> selection.Subtasks | None:
-        """The subtasks of the clusters of each benchmark; None where all clusters count alike."""
-        found = [part.subtasks for part in self.parts]
-        return found if self.normalised or len(set(found[0])) > 1 else None
+    def makeup(self) -> selection.Makeup | None:
+        """How the clusters make up the score; None where all of them count alike."""
+        subtasks = [part.subtasks for part in self.parts]
+        if not self.normalised and len(set(subtasks[0])) == 1:
+            return None
+        most = [scale * part.most for scale, part in zip(self._scale, self.parts, strict=True)]
+        return selection.Makeup(subtasks=subtasks, most=self.n_clusters * max(most))
 
     def mean_of_means(self, key: PointKey, column: str) -> float:
         """A column's mean over each benchmark's questions, averaged over the benchmarks."""
@@ -268,7 +271,7 @@ def _decided(scores: Scores, table: pd.DataFrame, theta: float) -> dict[PointKey
             order = selection.descending(rungs["point"].tolist(), rungs["payload_bytes"].tolist())
             ladders[ladder] = [(point, scores.contributions((str(pipeline), str(point)))) for point in order]
         alpha = 1 - scores.equality.confidence
-        for decision in selection.admit(ladders, reference_C, theta=theta, alpha=alpha, subtasks=scores.subtasks):
+        for decision in selection.admit(ladders, reference_C, theta=theta, alpha=alpha, makeup=scores.makeup):
             decided[str(pipeline), str(decision.point)] = decision.p_value, decision.admitted
     return decided
 
@@ -293,8 +296,8 @@ def _interval(scores: Scores, key: PointKey) -> tuple[float, float]:
         return np.nan, np.nan
     reference_C, tail = scores.contributions(scores.reference), (1 - confidence) / 2
     over, under = (
-        selection.certified_share(own_C, reference_C, tail, scores.subtasks),
-        selection.certified_share(reference_C, own_C, tail, scores.subtasks),
+        selection.certified_share(own_C, reference_C, tail, scores.makeup),
+        selection.certified_share(reference_C, own_C, tail, scores.makeup),
     )
     return 100 * over, min(100 / under if under > 0 else np.inf, scores.score_max)
 
@@ -339,6 +342,12 @@ class _Part:
         _, first_C = np.unique(self.cluster_G, return_index=True)
         _, place_G = np.unique(self.group, return_index=True)
         return self.category[place_G][first_C]
+
+    @property
+    def most(self) -> float:
+        """What the score can lose with the cluster that counts most: a subtask's highest score over its clusters."""
+        _, n_H = np.unique(self.subtasks, return_counts=True)
+        return self.metric.max(self.category) / (n_H.size * int(n_H.min()))
 
     def contributions(self, correct: NDArray[np.bool_]) -> Floats:
         """Each cluster's part of the score."""

@@ -16,7 +16,9 @@ likely among those whose contrast has mean 0,
 
 Where pictures do not count alike, in several benchmarks and in a sum over subtasks, those of each scatter about a mean
 of their own, and a few of them hardly at all. V is then larger by n times what the variance of mean(d) within
-benchmarks and subtasks (:func:`harness.analysis.percentiles.variance_of_mean`) has more than that of a simple sample.
+benchmarks and subtasks (:func:`harness.analysis.percentiles.variance_of_mean`) has more than that of a simple sample,
+and in w the largest part that a picture can have takes the place of max_c b_c: the picture that could have been lost
+may be one of the smallest subtask, which counts most.
 
 Of questions one a picture it is Nam and Blackwelder's test of the ratio of paired proportions (Statistics in Medicine
 21, 2002). Where no picture is lost, V is still what losses just frequent enough would make it: as with the rule of
@@ -32,7 +34,7 @@ any point of the scheme is admitted that scores less than theta s_0 is at most a
 
 import dataclasses
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import scipy.optimize
@@ -42,11 +44,19 @@ from numpy.typing import ArrayLike, NDArray
 from harness.analysis import percentiles
 
 Floats = NDArray[np.float64]
-Subtasks: TypeAlias = Sequence[NDArray[np.str_]]
-"""Of each benchmark, in the order of the clusters, the subtask of each of its clusters."""
-
 _ROUNDING = 1e-9
 """Of the largest part: below it two parts of scores are the same, which are differences of scores near 1."""
+
+
+class Makeup(NamedTuple):
+    """How clusters make up a score of which they are not all alike.
+
+    ``subtasks`` has an array for each benchmark, in the order of the clusters: the subtask of each of its clusters.
+    ``most`` is the largest part that a cluster can have, in the unit of the parts.
+    """
+
+    subtasks: Sequence[NDArray[np.str_]]
+    most: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,10 +102,10 @@ def joined(parts: Sequence[Floats], scales: Sequence[float]) -> Floats:
     return np.concatenate([scale * total / part.size * part for part, scale in zip(parts, scales, strict=True)])
 
 
-def p_value(point_C: ArrayLike, reference_C: ArrayLike, theta: float, subtasks: Subtasks | None = None) -> float:
+def p_value(point_C: ArrayLike, reference_C: ArrayLike, theta: float, makeup: Makeup | None = None) -> float:
     """How likely scores as good are of a point that scores theta times the reference; small speaks for the point.
 
-    ``point_C`` and ``reference_C`` (C,) are the clusters' parts of the two scores, not below 0 and finite; ``subtasks``
+    ``point_C`` and ``reference_C`` (C,) are the clusters' parts of the two scores, not below 0 and finite; ``makeup``
     says how they make up the scores, if they do not count alike. Of fewer than two clusters it is 1. Raises ValueError
     for shapes that do not agree.
     """
@@ -107,33 +117,30 @@ def p_value(point_C: ArrayLike, reference_C: ArrayLike, theta: float, subtasks: 
     # Equal answers have parts that differ by the rounding of their slopes, and speak for nothing.
     difference_C[abs(difference_C) < _ROUNDING * abs(point_C).max(initial=0.0)] = 0.0
     mean = float(difference_C.mean()) if n else 0.0
-    if n < 2 or mean <= 0:
+    # A reference that is nowhere right asks nothing of a point.
+    if n < 2 or mean <= 0 or reference_C.max() <= 0:
         return 1.0
-    worst = min(float(difference_C.min()), -theta * float(reference_C.max()))
-    if worst >= 0:
-        # A reference that is nowhere right asks nothing of a point.
-        return 1.0
+    most = float(reference_C.max()) if makeup is None else max(float(reference_C.max()), makeup.most)
+    worst = min(float(difference_C.min()), -theta * most)
     weight_C, weight_worst = _null(difference_C, worst)
     variance = float(weight_C @ difference_C**2) + weight_worst * worst**2
-    variance += n * unseen_variance(difference_C, subtasks)
+    variance += n * unseen_variance(difference_C, makeup)
     return 1 - float(scipy.special.stdtr(n - 1, np.sqrt(n) * mean / np.sqrt(variance)))
 
 
-def unseen_variance(part_C: Floats, subtasks: Subtasks | None) -> float:
+def unseen_variance(part_C: Floats, makeup: Makeup | None) -> float:
     """By how much the variance of the mean of clusters' parts, (C,), is larger than a simple random sample's says."""
-    if subtasks is None:
+    if makeup is None:
         return 0.0
-    ends = np.cumsum([of_benchmark.size for of_benchmark in subtasks])
+    ends = np.cumsum([of_benchmark.size for of_benchmark in makeup.subtasks])
     within = sum(
         (mine_C.size / part_C.size) ** 2 * percentiles.variance_of_mean(mine_C, of_benchmark)
-        for mine_C, of_benchmark in zip(np.split(part_C, ends[:-1]), subtasks, strict=True)
+        for mine_C, of_benchmark in zip(np.split(part_C, ends[:-1]), makeup.subtasks, strict=True)
     )
     return max(0.0, within - percentiles.variance_of_mean(part_C))
 
 
-def certified_share(
-    point_C: ArrayLike, reference_C: ArrayLike, alpha: float, subtasks: Subtasks | None = None
-) -> float:
+def certified_share(point_C: ArrayLike, reference_C: ArrayLike, alpha: float, makeup: Makeup | None = None) -> float:
     """The largest theta, from 0 to 2, that :func:`p_value` rejects at ``alpha``: "at least 87 % of the reference".
 
     0 where not even a small share is certified. A bound of one point at a time, not of all at once.
@@ -141,7 +148,7 @@ def certified_share(
     low, high = 0.0, 2.0
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (middle, high) if p_value(point_C, reference_C, middle, subtasks) <= alpha else (low, middle)
+        low, high = (middle, high) if p_value(point_C, reference_C, middle, makeup) <= alpha else (low, middle)
     return low
 
 
@@ -151,19 +158,19 @@ def admit(
     *,
     theta: float,
     alpha: float = 0.05,
-    subtasks: Subtasks | None = None,
+    makeup: Makeup | None = None,
 ) -> list[Decision]:
     """Test down each ladder of one scheme: which points score at least ``theta`` times the reference.
 
     ``ladders`` maps each ladder to its points and the clusters' parts of their scores, in the order declared, most
-    bytes first (:func:`descending`). The level of each ladder is ``alpha`` over their number. ``subtasks`` as of
+    bytes first (:func:`descending`). The level of each ladder is ``alpha`` over their number. ``makeup`` as of
     :func:`p_value`.
     """
     found = []
     for ladder, points in ladders.items():
         level, open_ = alpha / len(ladders), True
         for point, point_C in points:
-            p = p_value(point_C, reference_C, theta, subtasks) if open_ else np.nan
+            p = p_value(point_C, reference_C, theta, makeup) if open_ else np.nan
             open_ = open_ and p <= level
             found.append(Decision(ladder=ladder, point=point, alpha=level, p_value=p, admitted=open_))
     return found

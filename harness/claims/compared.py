@@ -312,7 +312,7 @@ def _share(run: Analysis, mine: PointKey | str, other: PointKey | str, confidenc
     a, b = run.scores.score(mine), run.scores.score(other)
     if a <= 0 or b <= 0:
         return refused(f"{(mine if a <= 0 else other)[0]} scores 0")
-    above, below = (selection.certified_share(*of, tail, run.scores.subtasks) for of in ((a_C, b_C), (b_C, a_C)))
+    above, below = (selection.certified_share(*of, tail, run.scores.makeup) for of in ((a_C, b_C), (b_C, a_C)))
     return Estimate(a / b, above, 1 / below if below else math.inf)
 
 

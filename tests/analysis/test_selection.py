@@ -72,47 +72,67 @@ def test_parts_that_differ_by_rounding_alone_are_equal(quarters: list[int], seed
     assert selection.p_value(reference_C + abs(noise_C), reference_C, 1.0) == 1
 
 
-SIZES = (1, 2, 3, 4, 20)
-"""The clusters of the subtasks of a benchmark whose score is the mean of its subtasks."""
-
-
-def of_subtasks(right_C: np.ndarray) -> np.ndarray:
+def of_subtasks(right_C: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
     """The clusters' parts of the mean of the subtasks' shares, from whether each is right."""
-    n_C = np.repeat(SIZES, SIZES)
-    mean_C = np.repeat([part.mean() for part in np.split(right_C, np.cumsum(SIZES)[:-1])], SIZES)
-    score = float((right_C / n_C).sum() / len(SIZES))
-    return np.asarray(score + right_C.size / len(SIZES) * (right_C - mean_C) / n_C)
+    n_C = np.repeat(sizes, sizes)
+    mean_C = np.repeat([part.mean() for part in np.split(right_C, np.cumsum(sizes)[:-1])], sizes)
+    score = float((right_C / n_C).sum() / len(sizes))
+    return np.asarray(score + right_C.size / len(sizes) * (right_C - mean_C) / n_C)
+
+
+def makeup_of(sizes: Sequence[int]) -> selection.Makeup:
+    """How they make it up: the only cluster of a subtask has sum(sizes) / H times the part of one among equals."""
+    labels = np.repeat([str(place) for place in range(len(sizes))], sizes)
+    return selection.Makeup(subtasks=[labels], most=sum(sizes) / (len(sizes) * min(sizes)))
 
 
 def test_the_variance_that_small_subtasks_do_not_show_is_made_up_for() -> None:
     """On average it becomes p (1 - p) sum_h 1 / (H^2 n_h), that of a mean of shares; with one subtask none is added."""
-    rng, p = np.random.default_rng(5), 0.7
-    labels = [np.repeat([str(n) for n in SIZES], SIZES)]
+    rng, p, sizes = np.random.default_rng(5), 0.7, (1, 2, 3, 4, 20)
     found = []
     for _ in range(2000):
-        part_C = of_subtasks((rng.random(sum(SIZES)) < p).astype(float))
+        part_C = of_subtasks((rng.random(sum(sizes)) < p).astype(float), sizes)
         simple = float(part_C.var(ddof=1)) / part_C.size
-        found.append((simple, simple + selection.unseen_variance(part_C, labels)))
-        assert selection.unseen_variance(part_C, [np.full(part_C.size, "")]) == pytest.approx(0, abs=1e-12)
-    true = p * (1 - p) * sum(1 / n for n in SIZES) / len(SIZES) ** 2
+        found.append((simple, simple + selection.unseen_variance(part_C, makeup_of(sizes))))
+        assert selection.unseen_variance(part_C, makeup_of([part_C.size])) == pytest.approx(0, abs=1e-12)
+    true = p * (1 - p) * sum(1 / n for n in sizes) / len(sizes) ** 2
     simple, whole = np.mean(found, axis=0)
     assert simple < true / 2
     assert whole == pytest.approx(true, rel=0.1)
 
 
 @pytest.mark.slow
-def test_a_few_pictures_of_a_subtask_certify_no_more_than_they_show() -> None:
-    """A point at t - m is admitted in 5 % of studies at most, though most subtasks have a few pictures."""
-    rng, theta, s_0, studies = np.random.default_rng(6), 0.87, 0.8, 400
-    labels = [np.repeat([str(n) for n in SIZES], SIZES)]
-    admitted = {"as they count": 0, "as if alike": 0}
+@pytest.mark.parametrize("lost_in", ["all", "smallest"])
+@pytest.mark.parametrize(
+    ("sizes", "s_0"), [((1, 2, 3, 4, 20), 0.8), ((10, 190), 0.95), ((5, 95), 0.95), ((2, 38), 0.95)]
+)
+def test_a_few_pictures_of_a_subtask_certify_no_more_than_they_show(
+    sizes: Sequence[int], s_0: float, lost_in: str
+) -> None:
+    """A point at t - m is admitted in 5 % of studies at most, wherever it loses and however few pictures show that."""
+    rng, theta, studies = np.random.default_rng(6), 0.87, 300
+    chance_H = np.full(len(sizes), theta * s_0)
+    if lost_in == "smallest":
+        chance_H[:] = s_0
+        chance_H[0] -= min(s_0, len(sizes) * (1 - theta) * s_0)
+        chance_H[1:] += (theta * s_0 - chance_H.mean()) * len(sizes) / (len(sizes) - 1)
+    admitted = 0
     for _ in range(studies):
-        reference, point = (of_subtasks((rng.random(sum(SIZES)) < p).astype(float)) for p in (s_0, theta * s_0))
-        admitted["as they count"] += selection.p_value(point, reference, theta, labels) <= 0.05
-        admitted["as if alike"] += selection.p_value(point, reference, theta) <= 0.05
-    # Three standard errors of a binomial share about 0.05 end at 0.083.
-    assert admitted["as they count"] / studies < 0.083
-    assert admitted["as if alike"] / studies > 0.1
+        hard_C = rng.random(sum(sizes))
+        reference, point = (
+            of_subtasks((hard_C < np.repeat(p_H, sizes)).astype(float), sizes)
+            for p_H in (np.full(len(sizes), s_0), chance_H)
+        )
+        admitted += selection.p_value(point, reference, theta, makeup_of(sizes)) <= 0.05
+    # Three standard errors of a binomial share about 0.05 end at 0.088.
+    assert admitted / studies < 0.088
+
+
+def test_where_pictures_count_alike_their_makeup_changes_nothing() -> None:
+    """One subtask, or several of one size whose pictures answer alike."""
+    point, reference = pairs(60, 2, 5, 33)
+    plain = selection.p_value(point, reference, 0.87)
+    assert selection.p_value(point, reference, 0.87, makeup_of([100])) == pytest.approx(plain, rel=1e-9)
 
 
 def test_a_ladder_stops_at_the_first_point_that_fails() -> None:
