@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -163,17 +164,19 @@ def first_absent(folder: Path) -> str | None:
 def written(path: Path) -> Iterator[Path]:
     """Where the body writes a file of tensors, or a folder with one; afterwards it is at ``path``, in one step.
 
-    safetensors writes under a name of its own choice first, which a kill leaves behind: so it writes in a folder that
+    A folder replaces a folder, or a link to one, and a file replaces no folder. safetensors writes under a name of its
+    own choice first, which a kill leaves behind: so it writes in a folder that
     :func:`harness.runs.disk.remove_unfinished` knows. Raises OSError, naming ``path``, where the body cannot write.
     """
-    folder = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
+    # Not of the process alone: in two containers that share a folder, two may have one number.
+    folder = path.with_name(f"{UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}")
+    new = folder / path.name
     try:
-        shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        yield folder / path.name
-        if path.is_dir():
-            shutil.rmtree(path)
-        (folder / path.name).replace(path)
+        yield new
+        if new.is_dir() and path.is_dir():
+            path.replace(folder / f"{path.name}.before")
+        new.replace(path)
     except OSError as error:
         raise OSError(error.errno, why(error), str(path)) from None
     except SafetensorError as error:

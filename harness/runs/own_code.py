@@ -109,9 +109,15 @@ def _sources(place: Path) -> list[Path]:
     if place.is_file():
         return [place]
     found = []
+    around = {place: _with_parents(place)}
     for folder, folders, names in os.walk(place, followlinks=True):
         inside = Path(folder)
-        folders[:] = [name for name in folders if _is_package(inside / name)]
+        above = around.pop(inside)
+        # What can be imported by its name (not .venv). A link to a folder above it would be followed for ever.
+        named = [name for name in folders if name.isidentifier() and name != "__pycache__"]
+        real = {name: (inside / name).resolve() for name in named}
+        folders[:] = [name for name in named if real[name] not in above]
+        around |= {inside / name: above | _with_parents(real[name]) for name in folders}
         paths = [inside / name for name in names if name.endswith(_SUFFIXES)]
         # Python reads one without its source; those in __pycache__ are made of sources.
         bare = (inside / name for name in names if name.endswith(".pyc") and name[:-1] not in names)
@@ -119,10 +125,10 @@ def _sources(place: Path) -> list[Path]:
     return sorted(found)
 
 
-def _is_package(folder: Path) -> bool:
-    """Whether modules of a folder can be imported by its name (not ``.venv``), and it is no link to one around it."""
-    named = folder.name.isidentifier() and folder.name != "__pycache__"
-    return named and folder.resolve() not in (around := folder.parent.resolve(), *around.parents)
+def _with_parents(folder: Path) -> frozenset[Path]:
+    """Where a folder really is, and every folder above that."""
+    real = folder.resolve()
+    return frozenset((real, *real.parents))
 
 
 def _digest(place: Path, paths: Iterable[Path]) -> str:

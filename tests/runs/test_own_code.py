@@ -105,6 +105,20 @@ def test_whatever_can_be_imported_is_digested(folder: Path, monkeypatch: pytest.
     }  # fmt: skip
 
 
+def test_links_that_lead_to_each_other_end(folder: Path) -> None:
+    """Each folder is read once on a way; a walk that goes round as long as names allow would take years."""
+    for name, other in (("left", "right"), ("right", "left")):
+        (folder / "own_c" / name).mkdir()
+        (folder / "own_c" / name / "deep.py").write_text("A = 1\n")
+        for link in ("over", "again"):
+            (folder / "own_c" / name / link).symlink_to(folder / "own_c" / other)
+    (folder / "own_a.py").write_text("import own_c\n")
+    found = [name for name in own_files(["own_a"]) if name.endswith("deep.py")]
+    assert sorted(found) == [
+        f"own_c/{name}/{link}deep.py" for name in ("left", "right") for link in ("again/", "", "over/")
+    ]  # fmt: skip
+
+
 @pytest.mark.slow
 def test_an_installed_package_counts_by_its_version(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that the harness does not depend on; its files are not read."""
