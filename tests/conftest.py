@@ -1,5 +1,6 @@
 """Fixtures that all tests share."""
 
+import gc
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,12 @@ from tests.study_rows import Work, units
 # A deadline would measure the machine's load; speed is measured by the benchmarks.
 hypothesis.settings.register_profile("harness", deadline=None)
 hypothesis.settings.load_profile("harness")
+
+
+def pytest_collection_finish() -> None:
+    """Leaves what is imported and collected out of later garbage collections, of which trainings ask for many."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

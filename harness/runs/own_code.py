@@ -149,12 +149,20 @@ def _parsed(path: Path, mtime_ns: int, size: int) -> tuple[str, ...]:  # noqa: A
     except (SyntaxError, ValueError):  # It is not imported either.
         return ()
     found: dict[str, None] = {}
-    for node in ast.walk(tree):
+    for node in _statements(tree.body):
         if isinstance(node, ast.Import):
             found |= {alias.name.partition(".")[0]: None for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             found[node.module.partition(".")[0]] = None
     return tuple(found)
+
+
+def _statements(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """All statements in a body, also in those of functions and branches. Expressions, most of a tree, hold none."""
+    for node in body:
+        yield node
+        for part in ("body", "handlers", "orelse", "finalbody", "cases"):
+            yield from _statements(getattr(node, part, ()))
 
 
 def _versions(top: str) -> Mapping[str, str]:

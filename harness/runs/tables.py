@@ -101,12 +101,14 @@ def read(kind: Kind, path: Path, digest: str | None = None) -> pa.Table:
 def check(kind: Kind, table: pa.Table, where: str) -> pa.Table:
     """``table`` with exactly the schema of its rows; raises ResultsError naming ``where``, the column and the value."""
     wanted = schema(ROWS[kind])
-    if missing := [name for name in wanted.names if name not in table.column_names]:
-        raise ResultsError(f"{where}: the column {missing[0]!r} is missing; {kind} have {', '.join(wanted.names)}")
-    if strange := [name for name in table.column_names if name not in wanted.names]:
-        raise ResultsError(f"{where}: unknown column {strange[0]!r}; {kind} have {', '.join(wanted.names)}")
+    names, found = wanted.names, table.column_names  # Arrow makes a new list each time that it is asked.
+    if missing := [name for name in names if name not in found]:
+        raise ResultsError(f"{where}: the column {missing[0]!r} is missing; {kind} have {', '.join(names)}")
+    if strange := [name for name in found if name not in names]:
+        raise ResultsError(f"{where}: unknown column {strange[0]!r}; {kind} have {', '.join(names)}")
+    table = table.select(names)
     try:
-        table = table.select(wanted.names).cast(wanted)
+        table = table if table.schema.equals(wanted) else table.cast(wanted)
     except (pa.ArrowException, ValueError) as error:
         place = next((f.name for f in wanted if not _castable(table[f.name], f)), "a column")
         raise ResultsError(f"{where}: {place}: {str(error).splitlines()[0]}") from None
@@ -133,15 +135,15 @@ def _check_column(column: pa.ChunkedArray, field: pa.Field, where: str) -> None:
     if pa.types.is_floating(field.type):
         _refuse(pc.invert(pc.is_finite(column)), column, field.name, where, "a finite number")
     if field.name in _NEVER_NEGATIVE:
-        _refuse(pc.less(column, 0), column, field.name, where, "at least 0")
+        _refuse(pc.less(column, pa.scalar(0, field.type)), column, field.name, where, "at least 0")
     if field.name in _LABELS:
         known = _LABELS[field.name]
         _refuse(pc.invert(pc.is_in(column, pa.array(known))), column, field.name, where, f"one of {', '.join(known)}")
 
 
 def _refuse(wrong: pa.ChunkedArray, column: pa.ChunkedArray, name: str, where: str, wanted: str) -> None:
-    row = pc.index(wrong, True).as_py()
-    if row >= 0:
+    if pc.any(wrong).as_py():
+        row = pc.index(wrong, True).as_py()
         raise ResultsError(f"{where}: {name} is {column[row].as_py()!r} in row {row}; it must be {wanted}")
 
 

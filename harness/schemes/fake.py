@@ -135,6 +135,23 @@ class Fake:
         return _Server(models.language(), point.levels)
 
 
+class FakeAlone(Fake):
+    """The whole model on the device: nothing is sent, and the device half returns the answer."""
+
+    kind = "nothing"
+
+    @classmethod
+    def device_half(cls, models: Models, point: FakePoint) -> DeviceHalf:  # noqa: ARG003
+        """Asks for both sides."""
+        vision, language = models.vision(), models.language()
+
+        def half(sample: Sample, clock: Clock) -> Answer:
+            tokens = [language.project(vision.see(image, clock).x_PVD) for image in sample.images()]
+            return language.answer([Request(tokens, sample.question)], [clock])[0]
+
+        return half
+
+
 @dataclasses.dataclass(frozen=True)
 class _Device:
     vision: Any

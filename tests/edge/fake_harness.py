@@ -11,9 +11,7 @@ from harness.data.questions import samples
 from harness.data.sample import Sample
 from harness.data.streetsqa import book
 from harness.models import files
-from harness.models.contract import Answer, Clock, Models, Request
-from harness.schemes.contract import DeviceHalf
-from harness.schemes.fake import Fake, FakeModels, FakePoint
+from harness.schemes.fake import FakeModels
 
 SCENARIO = """
 name: fake
@@ -38,25 +36,8 @@ def three_pages(name: str, cache: Path) -> Sequence[Sample]:
     return samples(book("test", 0)[:3], paired=False)
 
 
-class FakeAlone(Fake):
-    """The fake model on the device: nothing is sent."""
-
-    kind = "nothing"
-
-    @classmethod
-    def device_half(cls, models: Models, point: FakePoint) -> DeviceHalf:  # noqa: ARG003
-        """The whole model."""
-        vision, language = models.vision(), models.language()
-
-        def half(sample: Sample, clock: Clock) -> Answer:
-            tokens = [language.project(vision.see(image, clock).x_PVD) for image in sample.images()]
-            return language.answer([Request(tokens, sample.question)], [clock])[0]
-
-        return half
-
-
 _ADDED: tuple[tuple[Any, dict[str, Any]], ...] = (
-    (catalog.SCHEMES, {"fake": "harness.schemes.fake:Fake", "fake_alone": "tests.edge.fake_harness:FakeAlone"}),
+    (catalog.SCHEMES, {"fake": "harness.schemes.fake:Fake", "fake_alone": "harness.schemes.fake:FakeAlone"}),
     (catalog.BENCHMARKS, {"three_pages": "tests.edge.fake_harness:three_pages"}),
     (files.SOURCES, {"fake": files.SOURCES["mini-llava15"]}),
     (catalog.BACKBONES, {"fake": "harness.schemes.fake:FakeModels"}),

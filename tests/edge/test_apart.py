@@ -22,7 +22,7 @@ from harness.runs.store import Record, Run
 from harness.scenario.load import as_given, load, replay_from_given
 from harness.schemes.contract import DeviceHalf
 from harness.schemes.envelope import pack, unpack
-from harness.schemes.fake import Fake, FakePoint
+from harness.schemes.fake import Fake, FakeAlone, FakePoint
 from harness.study import run
 from tests.edge import ends, fake_harness
 from tests.silent import Silent
@@ -143,7 +143,7 @@ def test_a_half_is_not_timed_until_precise(fake_scenario: Path, tmp_path: Path, 
     assert not (tmp_path / "half").exists()
 
 
-class Mixed(fake_harness.FakeAlone):
+class Mixed(FakeAlone):
     """Answers the pictures of these places among three, and sends the others."""
 
     kind = "fake"
