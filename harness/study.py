@@ -2,9 +2,10 @@
 
     scenario --take_stock--> Stock --prepare--> Study --answer--> outcomes --time--> stages --replay--> requests
 
-Taking stock finds everything that a scenario names, or its stand-in, and its digest, without loading any of it. Each
-later step reads rows and writes rows (``harness/records.py``); nothing else passes between them. Selecting operating
-points and drawing use only those rows, at any later time (``harness/analysis``, ``harness/report``).
+Taking stock finds everything that a scenario names, or its stand-in, and its digest, without loading any of it.
+Preparing makes the halves of its schemes (``harness/loaded.py``). Each later step reads rows and writes rows
+(``harness/records.py``); nothing else passes between them. Selecting operating points and drawing use only those rows,
+at any later time (``harness/analysis``, ``harness/report``).
 """
 
 import contextlib

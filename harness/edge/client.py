@@ -327,10 +327,11 @@ class Remote:
 def _checked(url: str) -> str:
     try:
         found = httpx.URL(url)
-        # No connection can be made to port 0, or to one above the largest.
-        if found.scheme in ("http", "https") and found.host and not found.query and 0 < (found.port or 80) < 1 << 16:
+        # No connection can be made to port 0, or to one above the largest; without one it is the scheme's.
+        is_port = found.port is None or 0 < found.port < 1 << 16
+        if found.scheme in ("http", "https") and found.host and not found.query and is_port:
             return str(found).rstrip("/")
-        reason = "it needs a scheme, http or https, a host, and a port up to 65535"
+        reason = "it needs a scheme, http or https, a host, and a port from 1 to 65535"
     except httpx.InvalidURL as error:
         reason = str(error)
     raise PeerError(f"{url!r} is not a server's address: {reason}, such as http://192.168.1.20:8000")

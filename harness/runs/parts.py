@@ -47,11 +47,12 @@ def read_facts(part: Path) -> Facts:
     """What a part holds; raises ResultsError unless each table is as it was written."""
     try:
         facts: Facts = json.loads((part / _UNITS).read_text(encoding="utf-8"))
-        if not all(isinstance(facts[name], dict) for name in ("units", "tables")):
+        if not isinstance(facts, dict) or not all(isinstance(facts.get(name), dict) for name in ("units", "tables")):
             raise ValueError("it lacks 'units' or 'tables'")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
+        why = files.why(error) if isinstance(error, OSError) else error
         raise ResultsError(
-            f"{part / _UNITS}: cannot be read: {error}; remove the folder {part}, and its units are computed again"
+            f"{part / _UNITS}: cannot be read: {why}; remove {part}, and its units are computed again"
         ) from None
     for kind, digest in facts["tables"].items():
         path = part / f"{kind}.parquet"

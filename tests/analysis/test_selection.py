@@ -129,7 +129,7 @@ def test_a_few_pictures_of_a_subtask_certify_no_more_than_they_show(
 
 
 def test_where_pictures_count_alike_their_makeup_changes_nothing() -> None:
-    """One subtask, or several of one size whose pictures answer alike."""
+    """As where there is one subtask."""
     point, reference = pairs(60, 2, 5, 33)
     plain = selection.p_value(point, reference, 0.87)
     assert selection.p_value(point, reference, 0.87, makeup_of([100])) == pytest.approx(plain, rel=1e-9)

@@ -430,6 +430,7 @@ def test_a_server_that_accepts_and_says_nothing_is_given_up(mine: Info, monkeypa
         ("ftp://127.0.0.1", "it needs a scheme, http or https, a host"),
         ("http://", "is not a server's address"),
         ("http://127.0.0.1:99999", "is not a server's address"),
+        ("http://127.0.0.1:0", "is not a server's address"),
     ],
 )
 def test_what_is_no_address_is_refused(fake_scenario: Path, tmp_path: Path, url: str, sentence: str) -> None:

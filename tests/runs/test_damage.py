@@ -73,6 +73,21 @@ def test_a_damaged_part_is_found_when_the_run_is_resumed(tmp_path: Path, manifes
         Run.open_or_create(folder, manifest())
 
 
+@pytest.mark.parametrize("text", ["[]", "{}", '{"units": {}}', '{"units": [], "tables": {}}'])
+def test_a_part_without_its_facts_is_one_sentence(tmp_path: Path, manifest: Made, text: str) -> None:
+    """It says what is missing, and what to remove; so of a stray file where parts are."""
+    folder = tmp_path / "tonight"
+    with Run.open_or_create(folder, manifest()) as run:
+        run.add([Unit("picture 0")])
+    (part,) = (folder / "parts").iterdir()
+    (part / "units.json").write_text(text)
+    with pytest.raises(ResultsError, match=r"units\.json: cannot be read: it lacks 'units' or 'tables'; remove "):
+        Run.open_or_create(folder, manifest())
+    (folder / "parts" / ".stray").write_text("")
+    with pytest.raises(ResultsError, match=r"cannot be read: Not a directory: .*; remove .*/\.stray, and its units"):
+        Run.open_or_create(folder, manifest())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "change", "sentence"),
