@@ -66,9 +66,9 @@ def effective_size(inside_SR: ArrayLike, at_most: int | None = None, *, subtask_
     share_S = inside_SR.mean(axis=1)
     share = float(share_S.mean())
     _, n_H, weight_S = _subtasks(n_pictures, subtask_S)
-    agreed = 1 / float(weight_S @ weight_S)
+    agreed = n_pictures if n_H.size == 1 else 1 / float(weight_S @ weight_S)
     if not 0 < share < 1 or n_pictures == n_H.size > 1:
-        return agreed
+        return float(agreed)
     most = max(at_most or inside_SR.size, n_pictures)
     between = variance_of_mean(share_S, subtask_S)
     if between == 0.0:

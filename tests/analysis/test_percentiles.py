@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from harness.analysis import percentiles
@@ -23,6 +23,7 @@ def test_requests_that_do_not_depend_on_the_picture_count_each() -> None:
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 30), st.integers(1, 6))
+@example(7360281, 5, 2)  # All pictures agree: 1 / (5 / 25) would be below 5.
 def test_the_effective_size_lies_between_pictures_and_requests(seed: int, n: int, requests: int) -> None:
     """S <= n <= S R, whatever is inside."""
     rng = np.random.default_rng(seed)
