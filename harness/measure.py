@@ -298,11 +298,11 @@ def _needs(split: Parted, sample: Sample, device: str) -> Iterator[tuple[Side, N
 
 def _outcomes(plan: Plan, units: Mapping[str, tuple[PointKey, Sequence[int]]], *, run: str) -> Iterator[OutcomeRow]:
     """The outcomes of units, by their keys: all questions about one picture at one point each."""
-    for (unit, (key, places)), (n_bytes, answers) in zip(
-        units.items(), _answered(plan, list(units.values())), strict=True
-    ):
-        for place, answer in zip(places, answers, strict=True):
-            sample = plan.samples[place]
+    # Each is read from its file once for all points.
+    samples = {place: plan.samples[place] for place in dict.fromkeys(place for _, of in units.values() for place in of)}
+    asked_at = [(key, [samples[place] for place in places]) for key, places in units.values()]
+    for unit, (key, of_picture), (n_bytes, answers) in zip(units, asked_at, _answered(plan, asked_at), strict=True):
+        for sample, answer in zip(of_picture, answers, strict=True):
             yield OutcomeRow(
                 run=run,
                 unit=unit,
@@ -319,16 +319,16 @@ def _outcomes(plan: Plan, units: Mapping[str, tuple[PointKey, Sequence[int]]], *
             )
 
 
-def _answered(plan: Plan, units: Sequence[tuple[PointKey, Sequence[int]]]) -> list[tuple[int, list[Answer]]]:
-    """The bytes of each unit's payload, and the answers to its questions.
+def _answered(plan: Plan, units: Sequence[tuple[PointKey, Sequence[Sample]]]) -> list[tuple[int, list[Answer]]]:
+    """The bytes of each unit's payload, and the answers to its questions, which are about one picture.
 
     What several points ask of one language side is asked at once.
     """
     found: list[tuple[int, list[Answer]]] = []
     sides: dict[int, LanguageSide] = {}
     requested: dict[int, list[tuple[int, Request]]] = {}
-    for key, places in units:
-        split, samples = plan.halves[key], [plan.samples[place] for place in places]
+    for key, samples in units:
+        split = plan.halves[key]
         questions = [sample.question for sample in samples]
         with placed(" at ".join(key), samples[0].id):
             sent = sent_by(split, samples[0], Sharing())
@@ -346,7 +346,7 @@ def _answered(plan: Plan, units: Sequence[tuple[PointKey, Sequence[int]]]) -> li
         units_of, requests_of = zip(*requested[name], strict=True)
         keys = list(dict.fromkeys(" at ".join(units[unit][0]) for unit in units_of))
         together = keys[0] + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
-        with placed(together, plan.samples[units[units_of[0]][1][0]].id):
+        with placed(together, units[units_of[0]][1][0].id):
             told = asked(side, requests_of, Sharing())
         for unit, answer in zip(units_of, told, strict=True):
             found[unit][1].append(answer)

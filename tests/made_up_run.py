@@ -91,6 +91,8 @@ def scenario(**changes: Any) -> dict[str, object]:
     }
 
 
+_TIMED = ("sample", "repeat", "side", "seconds")
+
 ORDER = ("tofc", "jpeg", "webp", "raw_features", "server_only", "device_only")
 """The pipelines as the scenario has them."""
 
@@ -203,22 +205,23 @@ def _requests(
     wait_s: float,
     back_s: float,
 ) -> pa.Table:
-    sums = stages.to_pandas().pivot_table(index=["sample", "repeat"], columns="side", values="seconds", aggfunc="sum")
-    sums = sums.reindex(columns=["device", "server"], fill_value=0.0)
-    names = sums.index.get_level_values("sample")
+    sums: dict[tuple[str, int], dict[str, float]] = {}
+    for sample, repeat, side, seconds in zip(*(stages[name].to_pylist() for name in _TIMED), strict=True):
+        sums.setdefault((sample, repeat), {"device": 0.0, "server": 0.0})[side] += seconds
+    names = [sample for sample, _ in sums]
+    device_s, server_s = (np.array([of[side] for of in sums.values()]) for side in ("device", "server"))
     bytes_R = n_bytes[[samples.index(name) for name in names]]
     tables = []
     for channel, rate_bps in RATES_BPS.items():
-        device_done = sums["device"].to_numpy()
-        delivered = device_done + 8 * bytes_R / rate_bps
-        served = sums["server"].to_numpy() > 0
+        delivered = device_s + 8 * bytes_R / rate_bps
+        served = server_s > 0
         begun = delivered + wait_s * served
-        done = begun + sums["server"].to_numpy()
+        done = begun + server_s
         tables.append(
             _table(
-                RequestRow, replay="closed_loop, own, 1 server", pipeline=pipeline, point=point, sample=list(names),
+                RequestRow, replay="closed_loop, own, 1 server", pipeline=pipeline, point=point, sample=names,
                 channel=channel, rate_bps=rate_bps, users=1, seed=0, user=0, submitted_s=0.0, device_begun_s=0.0,
-                device_done_s=device_done, sent_s=delivered, delivered_s=delivered, server_begun_s=begun,
+                device_done_s=device_s, sent_s=delivered, delivered_s=delivered, server_begun_s=begun,
                 server_done_s=done, answered_s=done + back_s * served,
             )
         )  # fmt: skip

@@ -15,6 +15,7 @@ from harness.data.drawing.textures import Split
 from harness.data.pictures import MAX_PIXELS
 from harness.data.questions import LabelledQuestion, Page, is_there, on_side, samples, yes_no
 from harness.data.sample import Sample
+from harness.data.tsv import TsvSamples
 
 PAGES_EACH = 20
 CHECKSUM = "04b24e87bc6ac8e1c9d94300e540bee9a0a2f49b56f5b4bc7c001820f9d80034"
@@ -116,7 +117,7 @@ def book(split: Split, number: int) -> list[Page]:
     return pages
 
 
-def load(name: str, *, cache: Path, max_pixels: int = MAX_PIXELS) -> list[Sample]:
+def load(name: str, *, cache: Path, max_pixels: int = MAX_PIXELS) -> TsvSamples:
     """The test split: 200 questions about 100 images, built on first use as a VLMEvalKit TSV in ``cache``.
 
     Raises DataError where the file there does not hold the samples that the checksum pins.

@@ -27,6 +27,7 @@ from harness.data.questions import (
     yes_no,
 )
 from harness.data.sample import Sample
+from harness.data.tsv import TsvSamples
 
 PAGES = 96
 CHECKSUM = "74de0f5796a216c0940cfbe075b4c231c6a68cf935ef49091e85005b9d18f909"
@@ -120,7 +121,7 @@ def ask_everything(street: Street, rng: SeededRandom) -> tuple[LabelledQuestion,
     return tuple(asked)
 
 
-def load(name: str, *, cache: Path, max_pixels: int = MAX_PIXELS) -> list[Sample]:
+def load(name: str, *, cache: Path, max_pixels: int = MAX_PIXELS) -> TsvSamples:
     """The test split: 384 questions about 96 images, built on first use as a VLMEvalKit TSV in ``cache``.
 
     Raises DataError where the file there does not hold the samples that the checksum pins.

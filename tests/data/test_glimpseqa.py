@@ -1,6 +1,7 @@
 """GlimpseQA: pairs of a true and a false question about a picture of one tile."""
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 
 import pytest
 
@@ -12,7 +13,7 @@ from harness.data.scoring import MME_PERCEPTION
 
 
 @pytest.fixture(scope="module")
-def samples(tmp_path_factory) -> list[Sample]:
+def samples(tmp_path_factory) -> Sequence[Sample]:
     """The test split, built and read back as a TSV."""
     return glimpseqa.load("GlimpseQA", cache=tmp_path_factory.mktemp("cache"))
 

@@ -1,14 +1,17 @@
 """StreetsQA: what it asks is balanced, what it shows is the same everywhere, and its test split is held out."""
 
 import dataclasses
+import errno
+import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from harness.data import streetsqa
-from harness.data.bundled import checksum
+from harness.data import bundled, streetsqa
+from harness.data.bundled import checksum, load_bundled
 from harness.data.drawing import textures, things
 from harness.data.drawing.seeded_random import SeededRandom
 from harness.data.drawing.things import LABEL
@@ -28,7 +31,7 @@ def pages():
 
 
 @pytest.fixture(scope="module")
-def samples(tmp_path_factory) -> list[Sample]:
+def samples(tmp_path_factory) -> Sequence[Sample]:
     """The test split, built and read back as a TSV."""
     return streetsqa.load("StreetsQA", cache=tmp_path_factory.mktemp("cache"))
 
@@ -155,3 +158,29 @@ def test_a_file_that_is_not_the_pinned_one_is_refused(tmp_path: Path, monkeypatc
     write_tsv(path, [dataclasses.replace(samples[0], question=question), *samples[1:4]])
     with pytest.raises(DataError, match=str(path)):
         streetsqa.load("StreetsQA", cache=tmp_path)
+
+
+def test_a_file_that_has_passed_is_not_decoded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pages) -> None:
+    """But an edited one is, and one that cannot be marked is still read."""
+    few = draw_samples(pages[:1], paired=False)
+    expected = checksum(few)
+
+    def load() -> list[Sample]:
+        bundled._checked.cache_clear()
+        return list(load_bundled("StreetsQA", tmp_path, expected, lambda: few))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as unmarked:
+        unmarked.setattr(bundled, "write_whole", full)
+        assert load() == few
+    assert load() == few
+    with monkeypatch.context() as passed:
+        passed.setattr(bundled, "checksum", lambda _: pytest.fail("was decoded again"))
+        assert load() == few
+    (path,) = tmp_path.glob("*.tsv")
+    question = dataclasses.replace(few[0].question, text="Is there a tram?")
+    write_tsv(path, [dataclasses.replace(few[0], question=question), *few[1:]])
+    with pytest.raises(DataError, match="its pixels and texts have the checksum"):
+        load()

@@ -41,8 +41,8 @@ def few() -> Analysis:
 
 @pytest.fixture(scope="module")
 def many() -> Analysis:
-    """Sixteen schemes, some of long and strange names, and twelve uplinks."""
-    return _illustrated(many_schemes.make(Path("/nowhere"), 16, 12))
+    """Sixteen schemes, some of long and strange names, and eight uplinks."""
+    return _illustrated(many_schemes.make(Path("/nowhere"), 16, 8))
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def _illustrated(run: Analysis) -> Analysis:
 @pytest.mark.parametrize("name", list(gallery.FIGURES))
 @pytest.mark.parametrize("width_in", [PAGE, COLUMN], ids=["page", "column"])
 def test_everything_can_be_read(few: Analysis, many: Analysis, named: Analysis, name: str, width_in: float) -> None:
-    """Of 2 schemes and 1 uplink, of 16 and 12, and of long names, all words are on the page and apart."""
+    """Of 2 schemes and 1 uplink, of 16 and 8, and of long names, all words are on the page and apart."""
     # A column is the harder width; the small run is hard because there is little to draw.
     runs = ([many] if name in ("fig12", "fig8", "crossover", "table1") else []) if width_in == PAGE else [few, many]
     runs += [named] if name in ("fig8", "ecdf", "timeline", "crossover") else []
@@ -110,7 +110,7 @@ def test_uplinks_whose_sentence_is_left_out_are_counted(named: Analysis, many: A
     run.__dict__["first"] = named.first[named.first["channel"].isin(four)]
     run.__dict__["numbers"] = named.numbers[named.numbers["channel"].isin(four)]
     assert [said.partition(":")[0] for said in latency_bars._first(run)] == four
-    for of, others in ((named, 2), (many, 9)):
+    for of, others in ((named, 2), (many, 5)):
         *sentences, last = latency_bars._first(of)
         assert len(sentences) == 3
         assert last == f"who answers first at the other {others} uplinks is in first.csv, and 'harness show' prints it"
