@@ -8,6 +8,8 @@ unexport PYTHONDONTWRITEBYTECODE
 SCENARIO ?= scenarios/realworldqa_lowrate.yaml
 # More arguments for pytest.
 ARGS ?=
+# Test processes: one more than the cores of a machine of two, since some tests wait.
+PROCESSES ?= 3
 CODECS ?= mini-onevision/lambda-0.03 mini-onevision/lambda-0.1 mini-onevision/lambda-0.3 mini-onevision/lambda-1.0 \
 	mini-llava15/lambda-0.1 mini-llava15/lambda-0.5
 # Wheels that hold the photographs which the image codecs are trained on.
@@ -51,13 +53,13 @@ run: .venv/installed  ## Run the main scenario (or SCENARIO=...), print its tabl
 	$(BIN)/harness plot results/runs/$(notdir $(basename $(SCENARIO)))
 
 test: .venv/installed  ## Run the tests, or some of them (ARGS="tests/tofc -k rans")
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal $(ARGS)
 
 test-fast: .venv/installed  ## Run the tests except the slow ones, in about a minute
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m "not slow" $(ARGS)
 
 coverage: .venv/installed-dev  ## Run the tests and print the share of lines that they run
-	OMP_NUM_THREADS=1 COVERAGE_CORE=sysmon $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --cov --cov-report=term:skip-covered $(ARGS)
+	OMP_NUM_THREADS=1 COVERAGE_CORE=sysmon $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal --cov --cov-report=term:skip-covered $(ARGS)
 
 lint: .venv/installed-dev  ## Check style, types and layers
 	$(BIN)/ruff check

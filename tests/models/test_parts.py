@@ -34,7 +34,13 @@ STORED = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 LAYOUTS = [
-    *itertools.product(("onevision", "llava15"), (False, True), (False, True), (False, True), STORED),
+    # Each type with both families, and with and without each of the others.
+    *(
+        (*layout, dtype)
+        for layout, dtype in zip(
+            itertools.product(("onevision", "llava15"), *[(False, True)] * 3), itertools.cycle(STORED), strict=False
+        )
+    ),
     *(
         (family, old, old, tied, "bf16")
         for family in ("internvl", "gemma3")
