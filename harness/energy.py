@@ -44,7 +44,7 @@ class Sides:
     machines: Mapping[Side, str]
 
     @property
-    def told(self) -> dict[str, str]:
+    def sources(self) -> dict[str, str]:
         """What each side's energy is read from, or why nothing is."""
         return {side: meter.sources for side, meter in self.meters.items()}
 
@@ -68,14 +68,14 @@ def measure_energy(
     """
     if (wanted := schedule.energy) is None:
         return
-    told = sides.told
-    readable = [side for side in _SIDES if side in told and is_readable(told[side])]
-    ongoing.record_energy(told)
+    sources = sides.sources
+    readable = [side for side in _SIDES if side in sources and is_readable(sources[side])]
+    ongoing.record_energy(sources)
     places = plan.timed_places(schedule.timed_samples, seed)
     keys = list(plan.halves)
-    if len(told) == len(_SIDES):
+    if len(sources) == len(_SIDES):
         keys = [key for key in _keys(Analysis(ongoing.so_far()), wanted) if key in plan.halves]
-    halves = [(key, side) for key in keys for side in _sides(plan, key, places) if side in told]
+    halves = [(key, side) for key in keys for side in _sides(plan, key, places) if side in sources]
     units: dict[Unit, Block] = {
         _unit(plan, key, side, places, number, schedule): (key, side, number)
         for number in range(wanted.blocks)
@@ -85,7 +85,7 @@ def measure_energy(
     pending = [unit for unit in missing if units[unit][1] in readable]
     for side in _SIDES:
         if side not in readable and any(units[unit][1] == side for unit in missing):
-            why = told[side].removeprefix(UNAVAILABLE)
+            why = sources[side].removeprefix(UNAVAILABLE)
             reporter.warn(f"The energy of the {side} is not measured: {why}; {REPEAT_WHERE_READABLE}.")
     done = len(units) - len(missing)
     if done or pending:
@@ -108,7 +108,7 @@ def measure_energy(
                 block = _block(work, len(places), wanted.block_s, sides.meters[side], wait)
             lowered = [*telemetry.end(), *block.readings[1].lowered]
             ongoing.record_telemetry(telemetry.sources, lowered)
-            if block.told:
+            if block.joules:
                 break
         else:
             lost.append(unit.name)
@@ -130,7 +130,7 @@ class _Block:
     readings: tuple[Reading, Reading, Reading]
 
     @property
-    def told(self) -> dict[str, float]:
+    def joules(self) -> dict[str, float]:
         """The joules of each rail."""
         before, after, _ = self.readings
         return after.since(before)
@@ -245,5 +245,5 @@ def _rows(
             machine=sides.machines[side],
             source="measured",
         )
-        for rail, joules in block.told.items()
+        for rail, joules in block.joules.items()
     ]

@@ -347,8 +347,8 @@ def _answered(plan: Plan, units: Sequence[tuple[PointKey, Sequence[Sample]]]) ->
         keys = list(dict.fromkeys(" at ".join(units[unit][0]) for unit in units_of))
         together = keys[0] + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
         with placed(together, units[units_of[0]][1][0].id):
-            told = asked(side, requests_of, Sharing())
-        for unit, answer in zip(units_of, told, strict=True):
+            answers = asked(side, requests_of, Sharing())
+        for unit, answer in zip(units_of, answers, strict=True):
             found[unit][1].append(answer)
     return found
 

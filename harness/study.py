@@ -189,7 +189,7 @@ def _work(
         )
         if scenario.measure.energy is not None:
             with Meters() as meters:
-                told: dict[Side, Meter] = {"device": meters, "server": meters if peer is None else PeerMeter(peer)}
+                of_sides: dict[Side, Meter] = {"device": meters, "server": meters if peer is None else PeerMeter(peer)}
                 machines: dict[Side, str] = {"device": machine_name(), "server": server_machine or machine_name()}
                 measure_energy(
                     plan,
@@ -197,7 +197,7 @@ def _work(
                     reporter,
                     schedule=scenario.measure,
                     seed=scenario.seed,
-                    sides=Sides(meters=told, machines=machines),
+                    sides=Sides(meters=of_sides, machines=machines),
                     device=device,
                     telemetry=telemetry,
                 )

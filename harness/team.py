@@ -95,8 +95,8 @@ class Answering:
         else:
             workers = self.team.count(self.device, self.threads)
             self._warn_of_crowds(min(workers, len(parts)), self.threads)
-            told = self._begin(workers, parts)
-            yield from spread(answers, parts, workers, named=named, lost=told)
+            lost = self._begin(workers, parts)
+            yield from spread(answers, parts, workers, named=named, lost=lost)
 
     def _over_processes(self, parts: Sequence[Part]) -> Answered:
         workers = min(self.team.count(self.device, self.threads), len(parts))
@@ -147,15 +147,15 @@ class Answering:
     def _begin(self, workers: int, parts: Sequence[Part]) -> Callable[[str], None]:
         """Records how many workers answer, and where; returns what to call with each worker that died."""
         workers = min(workers, len(parts))
-        told: dict[str, float | str] = {"workers": float(workers), "engine": self.team.executor}
+        conditions: dict[str, float | str] = {"workers": float(workers), "engine": self.team.executor}
         died = 0.0
         if workers > 1 or self.team.executor == "ray":
-            self.record(told)
+            self.record(conditions)
 
         def lost(how: str) -> None:
             nonlocal died
             died += 1
-            self.record({**told, "died": died})
+            self.record({**conditions, "died": died})
             self.warn(f"A worker ended, {how}; another takes over its part.")
 
         return lost

@@ -386,8 +386,8 @@ class Analysis:
         """Why there is no energy of a side that was to be measured, and what to do, in one sentence; else empty."""
         if self.manifest.scenario_value("measure").get("energy") is None:
             return ""
-        told = [text for session in self.manifest.sessions for text in session.energy.items()]
-        absent = {side: what.removeprefix(UNAVAILABLE) for side, what in told if what.startswith(UNAVAILABLE)}
+        sensors = [text for session in self.manifest.sessions for text in session.energy.items()]
+        absent = {side: what.removeprefix(UNAVAILABLE) for side, what in sensors if what.startswith(UNAVAILABLE)}
         missing = [side for side in absent if side not in set(self.energy["side"])]
         why = [f"no energy of the {side} could be read: {absent[side]}" for side in missing]
         return "; ".join([*why, energy.REPEAT_WHERE_READABLE] if why else [])

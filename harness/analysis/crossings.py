@@ -171,26 +171,26 @@ def crossover_of_links(
 
     everything = dict(enumerate(pairs))
     grid = np.linspace(math.log(low_bps), math.log(high_bps), _LINK_RATES).tolist()
-    told = [(x, value) for x in grid if not math.isnan(value := difference(x, everything))]
-    unstable = None if len(told) == len(grid) else math.exp(told[0][0]) if told else math.inf
-    if not told:
+    stable = [(x, value) for x in grid if not math.isnan(value := difference(x, everything))]
+    unstable = None if len(stable) == len(grid) else math.exp(stable[0][0]) if stable else math.inf
+    if not stable:
         return Crossover(None, None, None, False, unstable)
     timed = [Timed.of(profile) for profile in (a, b)]
     few = too_few(len(set(a.samples)))
     if not few and timed_apart(*timed):
         few = apart(*(one.start_R for one in timed))
-    crossing = _first_crossing(told, functools.partial(difference, of=everything))
+    crossing = _first_crossing(stable, functools.partial(difference, of=everything))
     if crossing is None:
-        faster = a.pipeline if told[0][1] + told[-1][1] < 0 else b.pipeline
-        ends = [difference(told[place][0], {seed: pair}) for place in (0, -1) for seed, pair in enumerate(drawn)]
+        faster = a.pipeline if stable[0][1] + stable[-1][1] < 0 else b.pipeline
+        ends = [difference(stable[place][0], {seed: pair}) for place in (0, -1) for seed, pair in enumerate(drawn)]
         sure = not few and (all(end < 0 for end in ends) or all(end > 0 for end in ends))
         return Crossover(None, None, faster, sure, unstable)
-    below = a.pipeline if told[0][1] < 0 else b.pipeline
+    below = a.pipeline if stable[0][1] < 0 else b.pipeline
     rate = math.exp(crossing)
     if few:
         return Crossover(Estimate(rate, math.nan, math.nan, few), below, None, False, unstable)
     logs, beyond = [], set()
-    coarse = [x for x, _ in told[:: max(1, len(told) // _COARSE)]] + [told[-1][0]]
+    coarse = [x for x, _ in stable[:: max(1, len(stable) // _COARSE)]] + [stable[-1][0]]
     for seed, pair in enumerate(drawn):
         of_pair = functools.partial(difference, of={seed: pair})
         seen = [(x, of_pair(x)) for x in dict.fromkeys(coarse)]
@@ -198,7 +198,7 @@ def crossover_of_links(
             logs.append(found)
         else:
             # All on the side of the lower rates: it crosses beyond the fastest; else below the slowest.
-            beyond.add("high" if (seen[0][1] < 0) == (told[0][1] < 0) else "low")
+            beyond.add("high" if (seen[0][1] < 0) == (stable[0][1] < 0) else "low")
     half = math.hypot(
         _half_of_logs(logs, len(set(a.samples)), confidence), _half_of_levels(a, b, crossing, difference, confidence)
     )

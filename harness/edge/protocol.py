@@ -208,7 +208,7 @@ def differences(device: Info, server: Info) -> Iterator[str]:
     for name in ("backbone", "max_pixels", "threads"):
         if (here := getattr(device, name)) != (there := getattr(server, name)):
             yield f"{'measure.threads' if name == 'threads' else name} is {here} here and {there} there"
-    told: set[str] = set()
+    named: set[str] = set()
     for pipeline, labels in device.points.items():
         for label, point in labels.items():
             if label not in server.points.get(pipeline, {}):
@@ -218,8 +218,8 @@ def differences(device: Info, server: Info) -> Iterator[str]:
             else:
                 here, there = device.depends[pipeline][label], server.depends[pipeline][label]
                 for name in (n for n in dict.fromkeys((*here, *there)) if here.get(n) != there.get(n)):
-                    if name not in told:
-                        told.add(name)
+                    if name not in named:
+                        named.add(name)
                         yield f"{name} is {here.get(name, 'absent')} here and {there.get(name, 'absent')} there"
 
 

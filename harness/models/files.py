@@ -168,7 +168,7 @@ def written(path: Path) -> Iterator[Path]:
     own choice first, which a kill leaves behind: so it writes in a folder that
     :func:`harness.runs.disk.remove_unfinished` knows. Raises OSError, naming ``path``, where the body cannot write.
     """
-    # Not of the process alone: in two containers that share a folder, two may have one number.
+    # The process id is not enough: containers that share a folder count their processes apart.
     folder = path.with_name(f"{UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}")
     new = folder / path.name
     try:

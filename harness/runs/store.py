@@ -233,16 +233,16 @@ class Run:
         disk.write_bytes(self.folder / "samples.parquet", data)
         self._update(tables={**self.manifest.tables, "samples": of_bytes(data)})
 
-    def record_energy(self, told: Mapping[str, str]) -> None:
+    def record_energy(self, sources: Mapping[str, str]) -> None:
         """Commits the sensor of each side's energy in this session, or why there is none."""
         *earlier, session = self.manifest.sessions
-        self._update(sessions=(*earlier, session.model_copy(update={"energy": dict(told)})))
+        self._update(sessions=(*earlier, session.model_copy(update={"energy": dict(sources)})))
 
-    def record_conditions(self, when: str, told: Mapping[str, float | str | bool]) -> None:
+    def record_conditions(self, when: str, conditions: Mapping[str, float | str | bool]) -> None:
         """Commits the conditions of a pass in this session: power mode, clocks, temperatures; the workers, if any."""
         *earlier, session = self.manifest.sessions
-        conditions = {**session.conditions, when: dict(told)}
-        self._update(sessions=(*earlier, session.model_copy(update={"conditions": conditions})))
+        by_pass = {**session.conditions, when: dict(conditions)}
+        self._update(sessions=(*earlier, session.model_copy(update={"conditions": by_pass})))
 
     def record_telemetry(
         self,

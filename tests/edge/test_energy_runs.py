@@ -253,4 +253,4 @@ def test_a_block_of_a_restarted_server_has_no_joules(tmp_path: Path) -> None:
             def read(self):
                 return next(self.meters).read()
 
-        assert _block(lambda _: None, 1, 0.01, Restarted(), lambda: None).told == {}
+        assert _block(lambda _: None, 1, 0.01, Restarted(), lambda: None).joules == {}
