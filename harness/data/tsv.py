@@ -22,6 +22,7 @@ import io
 import os
 import sys
 import threading
+import zlib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn, overload
@@ -89,6 +90,7 @@ class TsvSamples(Sequence[Sample]):
         self._offsets = array.array("q")
         self._lines = array.array("q")
         self._images = array.array("q")
+        self._checksums = array.array("q")
         self._names: list[Name] = []
         self._sound: set[int] = set()
         with fields_of_any_size():
@@ -135,6 +137,7 @@ class TsvSamples(Sequence[Sample]):
                 self._offsets.append(offset)
                 self._lines.append(line)
                 self._images.append(number)
+                self._checksums.append(_checksum(fields))
                 with mistakes.noted(line):
                     row = self._named(fields, line)
                     named.append(row["index"])
@@ -292,10 +295,6 @@ class TsvSamples(Sequence[Sample]):
             group=name.group,
             max_pixels=self._max_pixels,
         )
-        if (sample.id, sample.image_id) != (name.id, name.image_id):
-            raise DataError(
-                f"{self.path}: line {self._lines[number]} has changed; the file was modified while it was read"
-            )
         if holder not in self._sound:
             try:
                 sample.images()
@@ -316,6 +315,8 @@ class TsvSamples(Sequence[Sample]):
     def _row(self, number: int) -> dict[str, str]:
         line = self._lines[number]
         for _, _, fields in self._rows(self._offsets[number], line):
+            if _checksum(fields) != self._checksums[number]:
+                raise DataError(f"{self.path}: line {line} has changed; the file was modified while it was read")
             return self._named(fields, line)
         raise DataError(f"{self.path}: line {line} is no longer there; the file was modified while it was read")
 
@@ -438,6 +439,10 @@ def fields_of_any_size() -> Iterator[None]:
             yield
         finally:
             csv.field_size_limit(before)
+
+
+def _checksum(fields: Sequence[str]) -> int:
+    return zlib.crc32("\t".join(fields).encode())
 
 
 def _short(value: str) -> str:

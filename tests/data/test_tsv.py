@@ -256,11 +256,15 @@ def test_a_picture_beyond_the_limit_is_refused_with_the_file(tsv) -> None:
         dataclasses.replace(sample, max_pixels=62).images()
 
 
-def test_a_row_replaced_after_opening(tsv) -> None:
-    """A picture that has changed since the file was opened is an error, not another picture."""
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(RED, base64.b64encode(png("blue")).decode()), ("\tB\tanimals", "\tA\tanimals"), ("Which", "Whose")],
+)
+def test_a_row_replaced_after_opening(tsv, before: str, after: str) -> None:
+    """A picture, a truth or a word that has changed since the file was opened is an error, not another sample."""
     path = tsv(HEADER + FIRST)
     samples = read_tsv(path, "RealWorldQA")
-    tsv(HEADER + FIRST.replace(RED, base64.b64encode(png("blue")).decode()))
+    tsv(HEADER + FIRST.replace(before, after))
     with pytest.raises(DataError, match="line 2 has changed; the file was modified while it was read"):
         samples[0]
 
