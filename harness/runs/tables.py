@@ -106,9 +106,12 @@ def check(kind: Kind, table: pa.Table, where: str) -> pa.Table:
         raise ResultsError(f"{where}: the column {missing[0]!r} is missing; {kind} have {', '.join(names)}")
     if strange := [name for name in found if name not in names]:
         raise ResultsError(f"{where}: unknown column {strange[0]!r}; {kind} have {', '.join(names)}")
+    if len(found) > len(names):
+        twice = next(name for name in names if found.count(name) > 1)
+        raise ResultsError(f"{where}: the column {twice!r} is there twice; {kind} have {', '.join(names)}")
     table = table.select(names)
     try:
-        table = table if table.schema.equals(wanted) else table.cast(wanted)
+        table = table if table.schema.equals(wanted, check_metadata=True) else table.cast(wanted)
     except (pa.ArrowException, ValueError) as error:
         place = next((f.name for f in wanted if not _castable(table[f.name], f)), "a column")
         raise ResultsError(f"{where}: {place}: {str(error).splitlines()[0]}") from None

@@ -179,6 +179,11 @@ def test_a_file_that_has_passed_is_not_decoded_again(tmp_path: Path, monkeypatch
     with monkeypatch.context() as passed:
         passed.setattr(bundled, "checksum", lambda _: pytest.fail("was decoded again"))
         assert load() == few
+    (mark,) = tmp_path.glob("*.sha256")
+    mark.unlink()
+    mark.mkdir()
+    assert load() == few
+    mark.rmdir()
     (path,) = tmp_path.glob("*.tsv")
     question = dataclasses.replace(few[0].question, text="Is there a tram?")
     write_tsv(path, [dataclasses.replace(few[0], question=question), *few[1:]])

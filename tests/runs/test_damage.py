@@ -94,6 +94,7 @@ def test_a_part_without_its_facts_is_one_sentence(tmp_path: Path, manifest: Made
     [
         ("outcomes", lambda t: t.drop_columns("truth"), "the column 'truth' is missing"),
         ("stages", lambda t: t.append_column("colour", t["stage"]), "unknown column 'colour'"),
+        ("stages", lambda t: t.append_column("stage", t["stage"]), "the column 'stage' is there twice"),
         ("stages", lambda t: _with("stage", None, pa.string())(t), "stage"),
         ("stages", lambda t: _with("seconds", -1.0, pa.float64())(t), "seconds is -1.0 in row 0"),
         ("stages", lambda t: _with("source", "guessed", pa.string())(t), "source is 'guessed' in row 0"),
