@@ -119,7 +119,14 @@ def one_run(folder: Path, plan: measure.Plan) -> tuple[list[str], float, int]:
         ongoing.record_samples(_rows(plan))
         measure.answer(plan, ongoing, Silent())
         timing.time(
-            plan, ongoing, Silent(), schedule=_SCHEDULE, seed=0, machine="here", device="cpu", telemetry=Telemetry()
+            plan,
+            ongoing,
+            Silent(),
+            schedule=_SCHEDULE,
+            seed=0,
+            machines={"device": "here", "server": "here"},
+            device="cpu",
+            telemetry=Telemetry(),
         )
         record = ongoing.so_far()
         found = validity.reasons(Analysis(record))

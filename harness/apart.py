@@ -14,16 +14,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from harness import files, loaded, measure, study, timing
+from harness import files, loaded, measure, study
 from harness.data.sample import Question, Sample
-from harness.energy import Sides, measure_energy
 from harness.errors import BitstreamError, ResultsError, ScenarioError, SchemeError, placed
 from harness.measure import Parted, Plan
 from harness.models.contract import Untimed
-from harness.profiling.energy import Meters
 from harness.profiling.machine import machine_name, this_machine
 from harness.profiling.resources import Need
-from harness.profiling.telemetry import Telemetry
 from harness.records import PointKey, Side
 from harness.reporter import Reporter
 from harness.runs import disk
@@ -99,39 +96,7 @@ def measure_half(
         )
         spreading: measure.Spread = functools.partial(spread, workers=workers_for(device, threads), named=measure.named)
         measure.answer(answering, ongoing, reporter, spread=spreading)
-        timing.time(
-            plan,
-            ongoing,
-            reporter,
-            schedule=scenario.measure,
-            seed=scenario.seed,
-            machine=machine_name(),
-            device=device,
-            telemetry=Telemetry(),
-            sides=(half,),
-            pacing=loaded.paced(stock),
-        )
-        measure.weigh(
-            plan,
-            ongoing,
-            reporter,
-            seed=scenario.seed,
-            machine=machine_name(),
-            device=device,
-            sides=(half,),
-        )
-        if scenario.measure.energy is not None:
-            with Meters() as meters:
-                measure_energy(
-                    plan,
-                    ongoing,
-                    reporter,
-                    schedule=scenario.measure,
-                    seed=scenario.seed,
-                    sides=Sides(meters={half: meters}, machines={half: machine_name()}),
-                    device=device,
-                    telemetry=Telemetry(),
-                )
+        study.profile(stock, plan, ongoing, reporter, device=device, machines={half: machine_name()})
         ongoing.finish([f"holds only the {half} half; 'harness join' makes a run of two"])
 
 

@@ -240,14 +240,12 @@ def weigh(
     reporter: Reporter,
     *,
     seed: int,
-    machine: str,
+    machines: Mapping[Side, str],
     device: str,
-    server: str | None = None,
-    sides: Sequence[Side] = ("device", "server"),
 ) -> None:
     """Commits what each half of every scheme needs besides time, on the first of the timed samples.
 
-    Only of ``sides``; ``server`` is the machine of the server halves, if another, which reports their needs itself.
+    Only of the sides that ``machines`` names; a server half on another machine reports its needs itself.
 
     Each half runs once before, so that what it loads or compiles once is not counted; once for its memory, and once for
     its operations. This runs in one process: the peak of a forked one differs by some percent.
@@ -270,11 +268,11 @@ def weigh(
                 stage=stage,
                 quantity=quantity,
                 value=float(value),
-                machine=machine if side == "device" else server or machine,
+                machine=machines[side],
                 source="measured",
             )
             for side, (stage, quantity, value) in needs
-            if side in sides
+            if side in machines
         ]
         ongoing.add(unit, resources=rows)
         reporter.advance()

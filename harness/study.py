@@ -164,45 +164,56 @@ def _work(
                 plan, ongoing, reporter, spread=loaded.answering(stock, team, device, threads, ongoing, reporter, tell)
             )
         halves.make()
-        telemetry = Telemetry() if peer is None else PeerTelemetry(peer)
-        server_machine = None if server is None else server.machine["name"]
-        timing.time(
+        machines: dict[Side, str] = {
+            "device": machine_name(),
+            "server": machine_name() if server is None else server.machine["name"],
+        }
+        profile(stock, plan, ongoing, reporter, device=device, machines=machines, peer=peer)
+        replay(halves, scenario.replay, stock.links, to_table(SampleRow, shown), ongoing, reporter)
+        ongoing.finish(validity.reasons(Analysis(ongoing.so_far())))
+
+
+def profile(
+    stock: Stock,
+    plan: measure.Plan,
+    ongoing: Run,
+    reporter: Reporter,
+    *,
+    device: str,
+    machines: Mapping[Side, str],
+    peer: Peer | None = None,
+) -> None:
+    """Times the halves on the sides that ``machines`` names, and measures their memory, operations and energy."""
+    scenario = stock.scenario
+    telemetry = Telemetry() if peer is None else PeerTelemetry(peer)
+    timing.time(
+        plan,
+        ongoing,
+        reporter,
+        schedule=scenario.measure,
+        seed=scenario.seed,
+        machines=machines,
+        device=device,
+        telemetry=telemetry,
+        pacing=loaded.paced(stock),
+    )
+    measure.weigh(plan, ongoing, reporter, seed=scenario.seed, machines=machines, device=device)
+    if scenario.measure.energy is None:
+        return
+    with Meters() as meters:
+        of_sides: dict[Side, Meter] = dict.fromkeys(machines, meters)
+        if peer is not None:
+            of_sides["server"] = PeerMeter(peer)
+        measure_energy(
             plan,
             ongoing,
             reporter,
             schedule=scenario.measure,
             seed=scenario.seed,
-            machine=machine_name(),
+            sides=Sides(meters=of_sides, machines=machines),
             device=device,
             telemetry=telemetry,
-            server=server_machine,
-            pacing=loaded.paced(stock),
         )
-        measure.weigh(
-            plan,
-            ongoing,
-            reporter,
-            seed=scenario.seed,
-            machine=machine_name(),
-            device=device,
-            server=server_machine,
-        )
-        if scenario.measure.energy is not None:
-            with Meters() as meters:
-                of_sides: dict[Side, Meter] = {"device": meters, "server": meters if peer is None else PeerMeter(peer)}
-                machines: dict[Side, str] = {"device": machine_name(), "server": server_machine or machine_name()}
-                measure_energy(
-                    plan,
-                    ongoing,
-                    reporter,
-                    schedule=scenario.measure,
-                    seed=scenario.seed,
-                    sides=Sides(meters=of_sides, machines=machines),
-                    device=device,
-                    telemetry=telemetry,
-                )
-        replay(halves, scenario.replay, stock.links, to_table(SampleRow, shown), ongoing, reporter)
-        ongoing.finish(validity.reasons(Analysis(ongoing.so_far())))
 
 
 @contextlib.contextmanager

@@ -47,19 +47,17 @@ def time(
     *,
     schedule: Measure,
     seed: int,
-    machine: str,
+    machines: Mapping[Side, str],
     device: str,
     telemetry: Telemetry,
-    server: str | None = None,
-    sides: Sequence[Side] = ("device", "server"),
     pacing: Paced | None = None,
 ) -> None:
     """Times every scheme on ``schedule.timed_samples`` samples, in ``schedule.repeats`` rounds.
 
     In a round every scheme takes its turn on a sample before the next sample comes, in a new random order each time, so
     that drift affects all alike; ``telemetry`` watches the clocks meanwhile. A row is committed for each stage, all of
-    a turn together, and one for each request over a network. ``machine`` runs the device halves, ``server`` the server
-    halves, by default the same; only rows of ``sides`` are stored. Whenever a process begins to time,
+    a turn together, and one for each request over a network. ``machines`` names the machine of each side; only rows of
+    these sides are stored. Whenever a process begins to time,
     ``schedule.warmup`` requests of each scheme that it times are run and dropped. Of several benchmarks each gives the
     same number of samples, rounded up.
 
@@ -80,14 +78,13 @@ def time(
     for recorded in plan.recorded.values():
         recorded.refuse_missing(plan.samples.names[place].id for block in blocks for place in block)
     with Watch() as watch:
-        machines: dict[Side, str] = {"device": machine, "server": server or machine}
         ways: dict[_Way, Paced | None] = {}
         if schedule.pacing != "arrivals":
             ways["stages"] = None
         if schedule.pacing != "back_to_back":
             assert pacing is not None
             ways["paced" if ways else "stages"] = pacing
-        timing = _Timing(plan, ongoing, reporter, schedule, seed, machines, device, telemetry, watch, sides, ways)
+        timing = _Timing(plan, ongoing, reporter, schedule, seed, machines, device, telemetry, watch, ways)
         timing.most_spoilt = MOST_DISTURBED * sum(map(len, blocks)) * schedule.repeats * len(plan.halves)
         for number, block in enumerate(blocks):
             timing.time(block, number)
@@ -129,7 +126,6 @@ class _Timing:
     device: str
     telemetry: Telemetry
     watch: Watch
-    sides: Sequence[Side]
     ways: Mapping[_Way, "Paced | None"]
     most_spoilt: float = 0.0
     """If more requests than this remain disturbed, the run is INVALID, and repeating them is useless."""
@@ -177,7 +173,7 @@ class _Timing:
         """Commits the units of a turn; a scheme with recorded times on both sides is not run."""
         plan = self.plan
         to_run = {
-            unit: key for unit, key in left.items() if not all((*key, side) in plan.recorded for side in self.sides)
+            unit: key for unit, key in left.items() if not all((*key, side) in plan.recorded for side in self.machines)
         }
         taken: dict[Unit, _Request] = {}
         if to_run:
@@ -250,7 +246,7 @@ class _Timing:
             "sample": sample,
             **when,
         }
-        for side in self.sides:
+        for side in self.machines:
             if (recorded := self.plan.recorded.get((*key, side))) is not None:
                 origin: dict[str, Any] = {"machine": recorded.machine, "source": recorded.source}
                 for stage, seconds, cpu_s in recorded.stages(sample, when["repeat"], turn):

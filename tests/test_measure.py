@@ -157,7 +157,7 @@ def time(folder: Path, begun: Manifest, plan: measure.Plan, schedule: Measure, r
             for name, patches in zip(plan.samples.names, plan.patches, strict=True)
         )  # fmt: skip
         measure.answer(plan, run, Told())
-        where: dict[str, Any] = {"machine": "here", "device": "cpu"}
+        where: dict[str, Any] = {"machines": {"device": "here", "server": "here"}, "device": "cpu"}
         timing.time(plan, run, reporter, schedule=schedule, seed=3, telemetry=Telemetry(), **where)
         return run.so_far()
 

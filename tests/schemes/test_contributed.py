@@ -19,6 +19,7 @@ from harness.models.contract import Answer, Untimed
 from harness.models.onevision import load
 from harness.profiling.clock import StageClock
 from harness.profiling.telemetry import Telemetry
+from harness.records import Side
 from harness.runs.digests import changed
 from harness.runs.store import Run
 from harness.scenario.load import load as scenario_of
@@ -33,6 +34,7 @@ from tests.silent import Silent
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_scheme.py"
 PAGES = samples(book("test", 0)[:3], paired=False)
+HERE: dict[Side, str] = {"device": "here", "server": "here"}
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +214,7 @@ def test_a_scheme_is_measured_into_a_run(tmp_path: Path, manifest) -> None:
             Silent(),
             schedule=schedule,
             seed=7,
-            machine="here",
+            machines=HERE,
             device="cpu",
             telemetry=Telemetry(),
         )
@@ -277,7 +279,7 @@ def test_one_stage_name_on_both_sides_is_two_stages(tmp_path: Path, manifest) ->
             Silent(),
             schedule=Measure(timed_samples=1, repeats=4, warmup=1),
             seed=7,
-            machine="here",
+            machines=HERE,
             device="cpu",
             telemetry=Telemetry(),
         )
@@ -300,7 +302,7 @@ def test_memory_and_operations_are_rows(tmp_path: Path, manifest) -> None:
     plan = plan_of(Fake, FakePoint())
     with Run.open_or_create(tmp_path / "run", manifest(), fresh=False) as ongoing:
         for _ in range(2):
-            measure.weigh(plan, ongoing, Silent(), seed=7, machine="here", device="cpu")
+            measure.weigh(plan, ongoing, Silent(), seed=7, machines=HERE, device="cpu")
         rows = ongoing.table("resources").to_pandas()
     assert rows.groupby("quantity").size().to_dict()["weights_bytes"] == 2
     assert set(rows.loc[rows["quantity"] == "weights_bytes", "side"]) == {"device", "server"}
