@@ -24,7 +24,7 @@ from harness.errors import ResultsError
 from harness.records import PointKey
 from harness.replay.profile import Profile
 from harness.scenario.replay import ConstantUplink
-from harness.units import format_bytes, format_seconds
+from harness.units import format_bytes, format_percent, format_seconds
 
 if TYPE_CHECKING:
     from pandas.core.groupby import DataFrameGroupBy
@@ -347,7 +347,7 @@ def bytes_sentence(pairs: pd.DataFrame, share: float, reference: str) -> str:
     """
     if pairs.empty:
         return ""
-    head = f"bytes at {share:.0%} of {reference}'s score, by curves"
+    head = f"bytes at {format_percent(share)} of {reference}'s score, by curves"
     first = pairs["test_pipeline"].iloc[0]
     mine = pairs[pairs["test_pipeline"] == first]
     said = mine[mine["reason"] == ""]

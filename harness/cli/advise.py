@@ -190,7 +190,7 @@ def advise(
     from harness.analysis import Analysis, whatif
     from harness.cli.display import terminal
     from harness.report.fitting import Fitting
-    from harness.units import format_seconds
+    from harness.units import format_percent, format_seconds
 
     meet = users > 1 or per_user is not None or link is not None
     spec = _system(
@@ -220,7 +220,8 @@ def advise(
     console = terminal()
     _before(analysis, spec, console)
     console.print(
-        f"over {_described(spec)}, {min_share:.0%} within {format_seconds(deadline)}; scores over the reference's"
+        f"over {_described(spec)}, {format_percent(min_share)} within {format_seconds(deadline)}; scores over the "
+        "reference's"
     )
     names = [f"{advice.pipeline}\n" + advice.point.replace(",", "\n") for advice in found]
     # At 80 columns names stay on one line, and the verdict is wrapped.
