@@ -373,19 +373,36 @@ class Analysis:
 
     @cached_property
     def elsewhere(self) -> tuple[str, ...]:
-        """Which stages of a run that measured others were not measured in it, a phrase for each source and machine."""
+        """Which stages were not measured in the run, a phrase for each source and machine.
+
+        Of a run that measured none, those of a side whose stages are not all of one source and machine.
+        """
         stages = self.record.stages
         rows = stages.group_by(["source", "machine", "side", "pipeline"], use_threads=False).aggregate([]).to_pylist()
-        if all(row["source"] != "measured" for row in rows):
-            return ()
+        origins: dict[str, set[tuple[str, str]]] = {}
+        for row in rows:
+            origins.setdefault(row["side"], set()).add((row["source"], row["machine"]))
+        measured = any(row["source"] == "measured" for row in rows)
         found: dict[tuple[str, str, str], list[str]] = {}
         for row in rows:
-            if row["source"] != "measured":
+            if row["source"] != "measured" and (measured or len(origins[row["side"]]) > 1):
                 found.setdefault((row["source"], row["side"], row["machine"]), []).append(row["pipeline"])
         return tuple(
             f"{source}: the {side} stages of {', '.join(pipelines)}, on {machine}"
             for (source, side, machine), pipelines in found.items()
         )
+
+    @property
+    def times_source(self) -> str:
+        """Where times come from, in a phrase: ``timed on`` the machines by name, or recorded on or estimated for them.
+
+        What is not as the rest is in :attr:`elsewhere`.
+        """
+        if not self.machines:
+            return "not timed"
+        measured = "measured" in pc.unique(self.record.stages["source"]).to_pylist()
+        how = "estimated for" if self.is_estimated else "timed on" if measured else "recorded on"
+        return f"{how} {' and '.join(self.machines)}"
 
     @cached_property
     def energy(self) -> pd.DataFrame:

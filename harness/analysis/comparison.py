@@ -35,12 +35,12 @@ def first_answers(numbers: pd.DataFrame, setting: Setting) -> pd.DataFrame:
 
     ``numbers`` are :attr:`harness.analysis.Analysis.numbers`; every scheme that was replayed at its selected point
     takes part, one that sends nothing as well. A row each, by uplink (rates upwards, then by users) and mean: the
-    uplink's columns, ``pipeline``, ``point``, ``total_mean_s``, ``first``, the pipeline of the least mean, and
-    ``ratio``, ``ratio_low``, ``ratio_high``, the scheme's mean over that one's, within rounds
+    uplink's columns, ``pipeline``, ``point``, ``total_mean_s`` with its ``total_source``, ``first``, the pipeline of
+    the least mean, and ``ratio``, ``ratio_low``, ``ratio_high``, the scheme's mean over that one's, within rounds
     (:func:`harness.analysis.means.ratio_within_rounds`). The interval is null, and ``reason`` says why, where requests
     may meet (:meth:`harness.analysis.setting.Setting.met`) or the two were not timed on the same pictures.
     """
-    columns = [*UPLINK, "pipeline", "point", "total_mean_s"]
+    columns = [*UPLINK, "pipeline", "point", "total_mean_s", "total_source"]
     found = []
     for _, rows in _replayed(numbers):
         if (timed := rows[rows["total_mean_s"].notna()]).empty:

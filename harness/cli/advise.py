@@ -131,10 +131,12 @@ def _described(spec: "Replay") -> str:
 
 
 def _before(run: "Analysis", spec: "Replay", console: "Console") -> None:
-    """Prints what the answer has to be read with: why the run is INVALID, and what it replayed otherwise."""
+    """Prints what the answer is to be read with: why the run is INVALID, what was not timed in it, what it replayed."""
     from harness.cli.display import print_reasons
 
     print_reasons(run, console)
+    for phrase in run.elsewhere:
+        console.print(phrase)
     if left := not_applied(run.manifest.scenario_value("replay"), spec):
         console.print(f"settings of the run's own replay that are not applied here: {', '.join(left)}")
 

@@ -69,6 +69,8 @@ def sweep(
     )
     console = terminal()
     print_reasons(run, console)
+    for phrase in run.elsewhere:
+        console.print(phrase)
     for (scheme, point), of_point in itertools.groupby(summary, key=lambda row: (row.pipeline, row.point)):
         table = Fitting(title=f"{scheme} at {point}", names=2)
         table.add_column("uplink", overflow="fold")  # A long name is wrapped; numbers are never cut.

@@ -99,9 +99,9 @@ def _first(run: Analysis) -> Grid:
     columns: dict[str, tuple[str, _Form | None]] = {
         "channel": ("uplink", None), "users": ("users", _plain), "pipeline": ("scheme", None), "point": ("point", None),
         "total_mean_s": ("mean latency", format_seconds), "ratio": ("times as long as the first", _plain),
-        "reason": ("no interval because", None),
+        "reason": ("no interval because", None), "total_source": ("source", None),
     }  # fmt: skip
-    return _grid(f"Who answers first: means over the first's, {how_compared(run)}", run.first, columns, source(run))
+    return _grid(f"Who answers first: means over the first's, {how_compared(run)}", run.first, columns)
 
 
 def _points(run: Analysis) -> Grid:

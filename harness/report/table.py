@@ -65,7 +65,9 @@ def write_comparison(run: Analysis, path: Path) -> None:
         f"# {run.manifest.scenario_value('title')}",
         *(text.plain for text in _heading(run)[1:]),
         "## Who answers first",
-        "How many times as long as the first each scheme takes, within rounds, with the interval.",
+        "How many times as long as the first each scheme takes, within rounds, with the interval. Stages are "
+        f"{run.times_source}.",
+        *run.elsewhere,
         _first_answers(run),
     ]
     if run.scored:

@@ -10,8 +10,10 @@ from rich.console import Console
 
 from harness.analysis import Analysis, latency
 from harness.errors import ResultsError
-from harness.records import OutcomeRow, schema
-from harness.report import table
+from harness.records import OutcomeRow, StageRow, schema
+from harness.report import page, table
+from harness.report.figures import sheet
+from harness.report.pack import numbers_tex
 from harness.scenario.load import hash_of
 from tests.made_up_run import ORDER, make
 
@@ -68,6 +70,37 @@ def test_a_replays_times_are_all_recorded(made_up: Analysis) -> None:
     stages = stages.set_column(stages.column_names.index("source"), stages.schema.field("source"), recorded)
     words = " ".join(_shown(Analysis(dataclasses.replace(made_up.record, stages=stages))).split())
     assert "; all are recorded" in words
+
+
+def test_what_was_recorded_elsewhere_is_named_wherever_times_are_shown(made_up: Analysis, tmp_path: Path) -> None:
+    """In the table, the comparison, every figure, the page and the macros; also if nothing of the run was measured."""
+    stages = made_up.record.stages.to_pandas().assign(source="measured")
+    orin = (stages["pipeline"] == "tofc") & (stages["side"] == "device")
+    stages.loc[orin, ["machine", "source"]] = ["AGX Orin", "recorded"]
+    mixed = Analysis(dataclasses.replace(made_up.record, stages=_stage_table(stages)))
+    replayed = Analysis(dataclasses.replace(made_up.record, stages=_stage_table(stages.assign(source="recorded"))))
+    others = "recorded: the device stages of device_only, jpeg, raw_features, webp, on a processor, 2 cores"
+    tofc = "recorded: the device stages of tofc, on AGX Orin"
+    assert mixed.elsewhere == (tofc,)
+    assert replayed.elsewhere == (others, tofc)
+    for run, source in ((mixed, "timed"), (replayed, "recorded")):
+        table.write_comparison(run, tmp_path / "comparison.md")
+        comparison = (tmp_path / "comparison.md").read_text()
+        assert f"Stages are {source} on a processor, 2 cores and AGX Orin." in comparison
+        about = sheet.of(run, "latency").sources
+        assert f"{source.capitalize()} on a processor, 2 cores and AGX Orin." in about
+        shown = page.render([run], figures=[])
+        for phrase in run.elsewhere:
+            assert phrase in comparison
+            assert phrase[1:] in about
+            assert phrase in shown
+            assert f"% {phrase}." in numbers_tex(run)
+    first = mixed.first.drop_duplicates("pipeline").set_index("pipeline")["total_source"]
+    assert (first["tofc"], first["jpeg"]) == ("recorded", "measured")
+
+
+def _stage_table(stages: pd.DataFrame) -> pa.Table:
+    return pa.Table.from_pandas(stages, schema=schema(StageRow), preserve_index=False)
 
 
 def _shown(run: Analysis) -> str:
