@@ -131,12 +131,10 @@ def _described(spec: "Replay") -> str:
 
 
 def _before(run: "Analysis", spec: "Replay", console: "Console") -> None:
-    """Prints what the answer is to be read with: why the run is INVALID, what was not timed in it, what it replayed."""
-    from harness.cli.display import print_reasons
+    """Prints what the answer is to be read with: the run's labels, and the settings of its replay that are left out."""
+    from harness.cli.display import print_labels
 
-    print_reasons(run, console)
-    for phrase in run.elsewhere:
-        console.print(phrase)
+    print_labels(run, console)
     if left := not_applied(run.manifest.scenario_value("replay"), spec):
         console.print(f"settings of the run's own replay that are not applied here: {', '.join(left)}")
 

@@ -6,14 +6,15 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pytest
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from harness.analysis import Analysis, latency
 from harness.errors import ResultsError
-from harness.records import OutcomeRow, StageRow, schema
+from harness.records import OutcomeRow, ResourceRow, StageRow, schema, to_table
 from harness.report import page, table
 from harness.report.figures import sheet
 from harness.report.pack import numbers_tex
+from harness.report.sections import resources_table
 from harness.scenario.load import hash_of
 from tests.made_up_run import ORDER, make
 
@@ -99,14 +100,28 @@ def test_what_was_recorded_elsewhere_is_named_wherever_times_are_shown(made_up: 
     assert (first["tofc"], first["jpeg"]) == ("recorded", "measured")
 
 
+def test_memory_and_operations_are_labelled(made_up: Analysis) -> None:
+    """A run on stand-ins has the same label as over its closing table."""
+    counted = ResourceRow(
+        run="r", unit="u", pipeline="tofc", point="n_c=8,lambda=0.003", sample="q000", side="device", stage="encode",
+        quantity="operations", value=1e9, machine="m", source="measured",
+    )  # fmt: skip
+    run = Analysis(dataclasses.replace(made_up.record, resources=to_table(ResourceRow, [counted])))
+    assert made_up.manifest.label in " ".join(_printed(resources_table(run)).split())
+
+
 def _stage_table(stages: pd.DataFrame) -> pa.Table:
     return pa.Table.from_pandas(stages, schema=schema(StageRow), preserve_index=False)
 
 
 def _shown(run: Analysis) -> str:
+    return _printed(table.table(run))
+
+
+def _printed(what: RenderableType) -> str:
     console = Console(width=80, color_system=None)
     with console.capture() as capture:
-        console.print(table.table(run))
+        console.print(what)
     return capture.get()
 
 
