@@ -106,6 +106,11 @@ def format_bytes(n_bytes: float) -> str:
     return _scaled(n_bytes, ((1e9, "GB"), (1e6, "MB"), (1e3, "KB"), (1.0, "B")))
 
 
+def format_percent(share: float) -> str:
+    """A share that somebody declared, with all its digits: ``92.5%``."""
+    return f"{100 * share:.10g}%"
+
+
 def format_seconds(seconds: float) -> str:
     """A time for people: ``83.7 ms``."""
     return _scaled(seconds, ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")))

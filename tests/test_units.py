@@ -70,3 +70,9 @@ def test_a_formatted_rate_parses_back_to_three_digits(rate_bps: float) -> None:
 def test_a_formatted_time_parses_back_to_three_digits(seconds: float) -> None:
     """The same for durations."""
     assert math.isclose(units.parse_seconds(units.format_seconds(seconds)), seconds, rel_tol=6e-3)
+
+
+@pytest.mark.parametrize(("share", "text"), [(0.57, "57%"), (0.925, "92.5%"), (0.9999, "99.99%"), (0.92 - 0.05, "87%")])
+def test_a_declared_share_is_written_with_all_its_digits(share: float, text: str) -> None:
+    """It is never rounded to another one."""
+    assert units.format_percent(share) == text

@@ -1,5 +1,6 @@
 """One run's analysis: each quantity that is computed from its rows, in one place."""
 
+import collections
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -140,6 +141,11 @@ class Analysis:
             confidence=self.latency_confidence,
         )
 
+    @property
+    def selected_replayed(self) -> bool:
+        """Whether the replay has requests of a selected point."""
+        return bool(self._selected_requests.num_rows)
+
     def spent(self) -> Iterator[tuple[dict[str, object], latency.Floats]]:
         """Each cell of the selected points' replay with the T of its requests, in seconds; infinite where unanswered.
 
@@ -148,20 +154,27 @@ class Analysis:
         for cell, rows in latency.cells(self._selected_requests):
             yield cell, latency.total_s(rows)
 
-    def link_and_wait(self, pipeline: str, point: str, channel: str, sample: str) -> dict[str, float]:
+    def link_and_wait(self, pipeline: str, point: str, channel: str, sample: str) -> dict[str, float] | None:
         """The mean ``link`` and ``wait`` time of a point's requests of one sample at an uplink with the fewest users.
 
-        In seconds; 0 where it has no such request that was answered.
+        In seconds; None where it has no such request that was answered.
         """
         rows = self._selected_requests
         wanted = {"pipeline": pipeline, "point": point, "channel": channel, "sample": sample}
         for name, value in wanted.items():
             rows = rows.filter(pc.equal(rows[name], value))
-        if rows.num_rows:
-            rows = rows.filter(pc.equal(rows["users"], pc.min(rows["users"])))
-        seconds = {part: latency.part_s(rows, part) for part in ("link", "wait")}
-        finite = {part: of_part[np.isfinite(of_part)] for part, of_part in seconds.items()}
-        return {part: float(of_part.mean()) if of_part.size else 0.0 for part, of_part in finite.items()}
+        rows = rows.filter(pc.is_valid(rows["answered_s"]))
+        if not rows.num_rows:
+            return None
+        rows = rows.filter(pc.equal(rows["users"], pc.min(rows["users"])))
+        return {part: float(latency.part_s(rows, part).mean()) for part in ("link", "wait")}
+
+    def times_answered(self, channels: Sequence[str]) -> Mapping[str, int]:
+        """By sample, at how many of these uplinks how many of the selected points had a request of it answered."""
+        rows = self._selected_requests
+        rows = rows.filter(pc.and_(pc.is_valid(rows["answered_s"]), pc.is_in(rows["channel"], pa.array(channels))))
+        found = rows.group_by(["pipeline", "channel", "sample"], use_threads=False).aggregate([])
+        return collections.Counter(found["sample"].to_pylist())
 
     @cached_property
     def levels(self) -> pd.DataFrame:
@@ -360,19 +373,36 @@ class Analysis:
 
     @cached_property
     def elsewhere(self) -> tuple[str, ...]:
-        """Which stages of a run that measured others were not measured in it, a phrase for each source and machine."""
+        """Which stages were not measured in the run, a phrase for each source and machine.
+
+        Of a run that measured none, those of a side whose stages are not all of one source and machine.
+        """
         stages = self.record.stages
         rows = stages.group_by(["source", "machine", "side", "pipeline"], use_threads=False).aggregate([]).to_pylist()
-        if all(row["source"] != "measured" for row in rows):
-            return ()
+        origins: dict[str, set[tuple[str, str]]] = {}
+        for row in rows:
+            origins.setdefault(row["side"], set()).add((row["source"], row["machine"]))
+        measured = any(row["source"] == "measured" for row in rows)
         found: dict[tuple[str, str, str], list[str]] = {}
         for row in rows:
-            if row["source"] != "measured":
+            if row["source"] != "measured" and (measured or len(origins[row["side"]]) > 1):
                 found.setdefault((row["source"], row["side"], row["machine"]), []).append(row["pipeline"])
         return tuple(
             f"{source}: the {side} stages of {', '.join(pipelines)}, on {machine}"
             for (source, side, machine), pipelines in found.items()
         )
+
+    @property
+    def times_source(self) -> str:
+        """Where times come from, in a phrase: ``timed on`` the machines by name, or recorded on or estimated for them.
+
+        What is not as the rest is in :attr:`elsewhere`.
+        """
+        if not self.machines:
+            return "not timed"
+        measured = "measured" in pc.unique(self.record.stages["source"]).to_pylist()
+        how = "estimated for" if self.is_estimated else "timed on" if measured else "recorded on"
+        return f"{how} {' and '.join(self.machines)}"
 
     @cached_property
     def energy(self) -> pd.DataFrame:

@@ -24,7 +24,7 @@ from harness.errors import ResultsError
 from harness.records import PointKey
 from harness.replay.profile import Profile
 from harness.scenario.replay import ConstantUplink
-from harness.units import format_bytes, format_seconds
+from harness.units import format_bytes, format_percent, format_seconds
 
 if TYPE_CHECKING:
     from pandas.core.groupby import DataFrameGroupBy
@@ -35,12 +35,12 @@ def first_answers(numbers: pd.DataFrame, setting: Setting) -> pd.DataFrame:
 
     ``numbers`` are :attr:`harness.analysis.Analysis.numbers`; every scheme that was replayed at its selected point
     takes part, one that sends nothing as well. A row each, by uplink (rates upwards, then by users) and mean: the
-    uplink's columns, ``pipeline``, ``point``, ``total_mean_s``, ``first``, the pipeline of the least mean, and
-    ``ratio``, ``ratio_low``, ``ratio_high``, the scheme's mean over that one's, within rounds
+    uplink's columns, ``pipeline``, ``point``, ``total_mean_s`` with its ``total_source``, ``first``, the pipeline of
+    the least mean, and ``ratio``, ``ratio_low``, ``ratio_high``, the scheme's mean over that one's, within rounds
     (:func:`harness.analysis.means.ratio_within_rounds`). The interval is null, and ``reason`` says why, where requests
     may meet (:meth:`harness.analysis.setting.Setting.met`) or the two were not timed on the same pictures.
     """
-    columns = [*UPLINK, "pipeline", "point", "total_mean_s"]
+    columns = [*UPLINK, "pipeline", "point", "total_mean_s", "total_source"]
     found = []
     for _, rows in _replayed(numbers):
         if (timed := rows[rows["total_mean_s"].notna()]).empty:
@@ -347,7 +347,7 @@ def bytes_sentence(pairs: pd.DataFrame, share: float, reference: str) -> str:
     """
     if pairs.empty:
         return ""
-    head = f"bytes at {share:.0%} of {reference}'s score, by curves"
+    head = f"bytes at {format_percent(share)} of {reference}'s score, by curves"
     first = pairs["test_pipeline"].iloc[0]
     mine = pairs[pairs["test_pipeline"] == first]
     said = mine[mine["reason"] == ""]

@@ -22,6 +22,7 @@ from harness.analysis.setting import Population, Timed, matrix, requests_meet, s
 from harness.replay.cell import Cell
 from harness.replay.profile import Profile
 from harness.scenario.replay import ConstantUplink, Replay, Uplink
+from harness.units import format_percent
 
 MOST_USERS = 1024
 """The search stops here."""
@@ -204,11 +205,11 @@ def advise(
             p95_s = percentiles.percentile(spent_SR, 0.95, confidence=confidence).estimate
             in_time = percentiles.share(spent_SR <= deadline_s, confidence=confidence).estimate
         score = scores[profile.pipeline, profile.point]
-        reasons = [f"scores {score:.1%}, below {min_score:.0%}"] if score < min_score else []
+        reasons = [f"scores {score:.1%}, below {format_percent(min_score)}"] if score < min_score else []
         if mean_s.reason.startswith("unstable"):
             reasons.append(mean_s.reason)
         elif in_time.value < min_share:
-            reasons.append(f"answers {in_time.value:.1%} in time, below {min_share:.0%}")
+            reasons.append(f"answers {in_time.value:.1%} in time, below {format_percent(min_share)}")
         advices.append(
             Advice(
                 pipeline=profile.pipeline,

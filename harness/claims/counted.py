@@ -25,20 +25,20 @@ RESIDENT_BYTES = 3e5
 
 def operations_ratio(evaluation: Evaluation) -> list[Item]:
     """The operations of a half, or of some of its stages."""
-    return _resources(evaluation, lambda of: (of["operations"], of["operations"]))
+    return _resources(evaluation, lambda of: exact(of["operations"]))
 
 
 def memory_ratio(evaluation: Evaluation) -> list[Item]:
     """What a half needs beyond its weights for one request."""
 
-    def span(of: Mapping[str, float]) -> tuple[float, float]:
+    def span(of: Mapping[str, float]) -> Estimate:
         beyond = of["peak_memory_bytes"] - of["weights_bytes"]
-        return max(0.0, beyond - RESIDENT_BYTES), beyond + RESIDENT_BYTES
+        return Estimate(beyond, max(0.0, beyond - RESIDENT_BYTES), beyond + RESIDENT_BYTES)
 
     return _resources(evaluation, span)
 
 
-def _resources(evaluation: Evaluation, span: Callable[[Mapping[str, float]], tuple[float, float]]) -> list[Item]:
+def _resources(evaluation: Evaluation, span: Callable[[Mapping[str, float]], Estimate]) -> list[Item]:
     test = evaluation.test
     found = []
     for other in test.over:
@@ -48,10 +48,10 @@ def _resources(evaluation: Evaluation, span: Callable[[Mapping[str, float]], tup
         )
         if isinstance(mine, str) or isinstance(theirs, str):
             estimate = refused(mine if isinstance(mine, str) else str(theirs))
-        elif theirs[0] <= 0:
+        elif theirs.low <= 0:
             estimate = refused(f"{other}'s {test.side} half needs less memory than can be measured")
         else:
-            estimate = Estimate(sum(mine) / sum(theirs), mine[0] / theirs[1], mine[1] / theirs[0])
+            estimate = Estimate(mine.value / theirs.value, mine.low / theirs.high, mine.high / theirs.low)
         found.append(Item(label=other, estimate=estimate))
     return found
 
@@ -60,9 +60,9 @@ def _of_half(
     evaluation: Evaluation,
     scheme: str,
     at: Mapping[str, Parameter],
-    span: Callable[[Mapping[str, float]], tuple[float, float]],
-) -> tuple[float, float] | str:
-    """The least and the most that a half of a scheme needs of a quantity; or why it is not known."""
+    span: Callable[[Mapping[str, float]], Estimate],
+) -> Estimate | str:
+    """What a half of a scheme needs of a quantity, with the least and the most; or why it is not known."""
     test, table = evaluation.test, evaluation.run.record.resources.to_pandas()
     # What a half needs does not depend on its score.
     if isinstance(key := point_of(evaluation, scheme, at, timed=False, first=True), str):

@@ -10,6 +10,7 @@ from harness.analysis.means import Estimate
 from harness.claims.model import Criterion, Parameter
 from harness.records import PointKey
 from harness.scenario.replay import ConstantUplink
+from harness.units import format_percent
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +67,8 @@ def point_of(
         why = f"{pipeline} has no point with {wanted}"
     else:
         mine = points[points["selected"]]
-        why = f"{pipeline} has no point that is certified to reach {run.equality.certified:.0%} of the reference"
+        certified = format_percent(run.equality.certified)
+        why = f"{pipeline} has no point that is certified to reach {certified} of the reference"
         if mine.empty and first:
             mine = points[points["point"] == next(iter(parameters))]
     if mine.empty:

@@ -131,10 +131,10 @@ def _described(spec: "Replay") -> str:
 
 
 def _before(run: "Analysis", spec: "Replay", console: "Console") -> None:
-    """Prints what the answer has to be read with: why the run is INVALID, and what it replayed otherwise."""
-    from harness.cli.display import print_reasons
+    """Prints what the answer is to be read with: the run's labels, and the settings of its replay that are left out."""
+    from harness.cli.display import print_labels
 
-    print_reasons(run, console)
+    print_labels(run, console)
     if left := not_applied(run.manifest.scenario_value("replay"), spec):
         console.print(f"settings of the run's own replay that are not applied here: {', '.join(left)}")
 
@@ -190,7 +190,7 @@ def advise(
     from harness.analysis import Analysis, whatif
     from harness.cli.display import terminal
     from harness.report.fitting import Fitting
-    from harness.units import format_seconds
+    from harness.units import format_percent, format_seconds
 
     meet = users > 1 or per_user is not None or link is not None
     spec = _system(
@@ -220,7 +220,8 @@ def advise(
     console = terminal()
     _before(analysis, spec, console)
     console.print(
-        f"over {_described(spec)}, {min_share:.0%} within {format_seconds(deadline)}; scores over the reference's"
+        f"over {_described(spec)}, {format_percent(min_share)} within {format_seconds(deadline)}; scores over the "
+        "reference's"
     )
     names = [f"{advice.pipeline}\n" + advice.point.replace(",", "\n") for advice in found]
     # At 80 columns names stay on one line, and the verdict is wrapped.

@@ -43,11 +43,11 @@ def terminal(**how: Any) -> Console:
     return Console(markup=False, emoji=False, **how)
 
 
-def print_reasons(run: "Analysis", console: Console) -> None:
-    """Prints why a run is INVALID, as its table does; nothing of a VALID one."""
-    from harness.report.table import invalid
+def print_labels(run: "Analysis", console: Console) -> None:
+    """Prints what the numbers of a run are to be read with: its stand-ins, why it is INVALID, what it did not time."""
+    from harness.report.table import invalid, labels
 
-    for line in invalid(run):
+    for line in (*labels(run), *invalid(run), *run.elsewhere):
         console.print(line)
 
 

@@ -44,7 +44,7 @@ def plan(
     """
     from harness.analysis import Analysis
     from harness.analysis.planning import plan as plan_of
-    from harness.cli.display import print_reasons, terminal
+    from harness.cli.display import print_labels, terminal
     from harness.errors import ResultsError
     from harness.report.fitting import Fitting
     from harness.scenario.load import load
@@ -60,7 +60,7 @@ def plan(
     found = plan_of(run, latency=latency / 100, payload=payload / 100, score=score)
     answered = int(run.points["clusters"].iloc[0])
     console = terminal()
-    print_reasons(run, console)
+    print_labels(run, console)
     table = Fitting()
     table.add_column("scheme", overflow="fold")
     for head in (

@@ -40,7 +40,7 @@ def sweep(
     from harness.analysis.loads import unstable_cells
     from harness.analysis.setting import level_of
     from harness.channel.channel import unreadable_files
-    from harness.cli.display import print_reasons, terminal
+    from harness.cli.display import print_labels, terminal
     from harness.errors import ScenarioError
     from harness.replay import sweep as replay_sweep
     from harness.replay.sweep import refuse_unknown_stages, server_stages
@@ -68,7 +68,7 @@ def sweep(
         unstable=unstable_cells(found, spec),
     )
     console = terminal()
-    print_reasons(run, console)
+    print_labels(run, console)
     for (scheme, point), of_point in itertools.groupby(summary, key=lambda row: (row.pipeline, row.point)):
         table = Fitting(title=f"{scheme} at {point}", names=2)
         table.add_column("uplink", overflow="fold")  # A long name is wrapped; numbers are never cut.

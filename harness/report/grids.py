@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from harness.analysis import Analysis, comparison, means
-from harness.units import format_bytes, format_seconds
+from harness.units import format_bytes, format_percent, format_seconds
 
 _MOST_ROWS = 400
 
@@ -99,9 +99,9 @@ def _first(run: Analysis) -> Grid:
     columns: dict[str, tuple[str, _Form | None]] = {
         "channel": ("uplink", None), "users": ("users", _plain), "pipeline": ("scheme", None), "point": ("point", None),
         "total_mean_s": ("mean latency", format_seconds), "ratio": ("times as long as the first", _plain),
-        "reason": ("no interval because", None),
+        "reason": ("no interval because", None), "total_source": ("source", None),
     }  # fmt: skip
-    return _grid(f"Who answers first: means over the first's, {how_compared(run)}", run.first, columns, source(run))
+    return _grid(f"Who answers first: means over the first's, {how_compared(run)}", run.first, columns)
 
 
 def _points(run: Analysis) -> Grid:
@@ -132,7 +132,9 @@ def _equal_scores(run: Analysis) -> Grid:
         "least": ("least over scores", _plain), "most": ("largest over scores", _plain), "bd_rate": ("BD-rate", _share),
         "bd_score": ("BD-score", _plain), "reason": ("refused because", None),
     }  # fmt: skip
-    caption = f"Bytes at equal score, by curves, at {run.equality.target:.0%} of {run.equality.reference}'s score"
+    caption = (
+        f"Bytes at equal score, by curves, at {format_percent(run.equality.target)} of {run.equality.reference}'s score"
+    )
     return _grid(caption, run.equal_scores, columns, {"source": run.bytes_source})
 
 

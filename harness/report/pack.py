@@ -103,6 +103,7 @@ def numbers_tex(run: Analysis) -> str:
     labels = ". ".join(filter(None, (manifest.label or "no stand-ins", manifest.untuned)))
     lines = [
         f"% {manifest.name}: {run.validity}. {labels}. {manifest.commits}.",
+        *(f"% {phrase}." for phrase in run.elsewhere),
         f"% Intervals at {100 * run.equality.confidence:g} %. Times in seconds, payloads in bytes.",
         r"\providecommand{\harness}[1]{\ifcsname harness:#1\endcsname\csname harness:#1\endcsname\else",
         r"  \errmessage{no number of the run is called #1}\fi}",

@@ -136,7 +136,7 @@ def _section(place: int, run: Analysis, pictures: Sequence[FigureImage], left_ou
     manifest, equality = run.manifest, run.equality
     sentences = comparison.first_sentences(run.first, run.numbers) or ["nothing was timed, so no scheme answers first"]
     lean = comparison.bytes_sentence(run.equal_scores, equality.target, equality.reference) if run.scored else ""
-    times = [run.session, *run.timing_warnings] if not run.first.empty else []
+    times = [run.session, *run.elsewhere, *run.timing_warnings] if not run.first.empty else []
     joules = "; ".join(energy.notes(run, run.energy))
     notes = [manifest.untuned, table.claimed(run), table.several(run), *times, joules and f"energy: {joules}"]
     return {

@@ -14,6 +14,7 @@ from harness.analysis.slowdown import TimedComparison
 from harness.errors import ExitCode
 from harness.report.fitting import Fitting
 from harness.report.table import markdown_table
+from harness.units import format_percent
 
 Format = Literal["terminal", "markdown", "json"]
 
@@ -117,7 +118,8 @@ def _prose(run: Comparison) -> Iterator[str]:
 
 def _about(one: TimedComparison) -> str:
     design = one.design
-    effect = ", ".join(f"{name} {of:.0%}" for name, of in one.gate.effects.items()) or f"{one.gate.minimum_effect:.0%}"
+    effects = ", ".join(f"{name} {format_percent(of)}" for name, of in one.gate.effects.items())
+    effect = effects or format_percent(one.gate.minimum_effect)
     return (
         f"{one.scenario}: {one.candidate[:12]} against {one.reference[:12]} on {one.machine}; measured in "
         f"{design['pairs']} restarted pairs of {design['turns']} turns; ratios are candidate over reference, and fail "

@@ -12,7 +12,7 @@ from harness.analysis import Analysis
 from harness.errors import ResultsError
 from harness.report.energy import energy_table
 from harness.report.fitting import Fitting
-from harness.report.table import table
+from harness.report.table import labels, table
 from harness.units import format_bytes, format_seconds
 
 _NEEDS = {
@@ -125,7 +125,9 @@ def resources_table(run: Analysis) -> Group:
         f"{run.record.resources['sample'][0].as_py()}",
     )
     title = f"{run.manifest.scenario_value('title')}: memory and operations"
-    return Group(Text(title, style="bold"), Text(), drawn, Text(), *(Text(note, style="dim") for note in notes))
+    return Group(
+        Text(title, style="bold"), *labels(run), Text(), drawn, Text(), *(Text(note, style="dim") for note in notes)
+    )
 
 
 def _cell(value: float) -> str:

@@ -65,7 +65,9 @@ def write_comparison(run: Analysis, path: Path) -> None:
         f"# {run.manifest.scenario_value('title')}",
         *(text.plain for text in _heading(run)[1:]),
         "## Who answers first",
-        "How many times as long as the first each scheme takes, within rounds, with the interval.",
+        "How many times as long as the first each scheme takes, within rounds, with the interval. Stages are "
+        f"{run.times_source}.",
+        *run.elsewhere,
         _first_answers(run),
     ]
     if run.scored:
@@ -186,10 +188,14 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numb
 
 def _heading(run: Analysis) -> Sequence[Text]:
     manifest = run.manifest
-    lines = [Text(str(manifest.scenario_value("title")), style="bold")]
-    lines += [Text(label, style="yellow") for label in (manifest.label, manifest.untuned) if label]
+    lines = [Text(str(manifest.scenario_value("title")), style="bold"), *labels(run)]
     # An unfinished run is not judged yet, as its last footnote says.
     return lines + (invalid(run) if manifest.validity else [])
+
+
+def labels(run: Analysis) -> list[Text]:
+    """A line for the stand-ins that ran, and for what ran otherwise than it was trained."""
+    return [Text(label, style="yellow") for label in (run.manifest.label, run.manifest.untuned) if label]
 
 
 def invalid(run: Analysis) -> list[Text]:

@@ -153,6 +153,7 @@ def test_ladders_of_an_equal_score_are_compared_in_bytes() -> None:
         "bytes at 92% of server_only's score, by curves: tofc sends 900 B [900 B, unbounded], 0.30 [0.30, 0.50] of "
         "jpeg's; none for elic (see comparison.md)"
     )
+    assert comparison.bytes_sentence(pairs, 0.925, "server_only").startswith("bytes at 92.5% of server_only's")
     assert comparison.bytes_sentence(pairs.iloc[:0], 0.92, "server_only") == ""
 
 

@@ -342,6 +342,10 @@ def test_operations_and_memory_of_halves_are_those_of_the_rows(full: Analysis) -
     assert _items(run, metric="operations_ratio", stages=["prefill"], **pair)[0].estimate.value == pytest.approx(0.4)
     found = _items(run, metric="memory_ratio", **pair)[0].estimate
     assert (found.value, found.low, found.high) == pytest.approx((0.5, 1.7 / 4.3, 2.3 / 3.7))
+    little = [dataclasses.replace(row, value=5.1e6) if row.value == 7e6 else row for row in rows]
+    of_little = Analysis(dataclasses.replace(full.record, resources=to_table(ResourceRow, little)))
+    found = _items(of_little, metric="memory_ratio", **pair)[0].estimate
+    assert (found.value, found.low, found.high) == pytest.approx((0.025, 0.0, 0.4 / 3.7))
     claims = _claims({"metric": "operations_ratio", **pair})
     assert _verdicts(run, claims) == [Verdict.REPRODUCED]
     counted = to_table(ResourceRow, [dataclasses.replace(row, source="estimated") for row in rows])

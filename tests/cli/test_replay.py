@@ -184,23 +184,27 @@ ASKED: dict[str, list[object]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ASKED)
 def test_what_an_answer_rests_on_comes_before_it(harness: Run, odd: Analysis, command: str) -> None:
-    """Why the run is INVALID, and which settings of its own replay the command does not apply, are the first lines."""
+    """The run's labels, why it is INVALID, and the settings of its replay that are not applied are the first lines."""
     status, out, err = harness(command, odd.record.folder, *ASKED[command])
     assert (status in (0, 1), err) == (True, "")
-    first = (
-        f"INVALID: {HOT} settings of the run's own replay that are not applied here: batching, answer, wire (header)"
-    )
-    assert " ".join(out.split()).startswith(f"{first} ")
+    left = "settings of the run's own replay that are not applied here: batching, answer, wire (header)"
+    assert " ".join(out.split()).startswith(f"{' '.join(_labels(odd))} INVALID: {HOT} {left} ")
 
 
 @pytest.mark.slow
 def test_a_sweep_and_a_plan_of_an_invalid_run_say_so(harness: Run, odd: Analysis, tmp_path: Path) -> None:
-    """Its reasons are the first lines."""
+    """Its labels and reasons are the first lines."""
     (tmp_path / "sweep.yaml").write_text(SWEEP)
     for asked in (["sweep", odd.record.folder, tmp_path / "sweep.yaml", "--pipeline", "jpeg"],
                   ["plan", odd.record.folder]):  # fmt: skip
         status, out, err = harness(*asked)
-        assert (status, err, out.splitlines()[0]) == (0, "", f"INVALID: {HOT}")
+        assert (status, err) == (0, "")
+        assert " ".join(out.split()).startswith(f"{' '.join(_labels(odd))} INVALID: {HOT} ")
+
+
+def _labels(run: Analysis) -> list[str]:
+    assert "StreetsQA for RealWorldQA" in run.manifest.label
+    return [label for label in (run.manifest.label, run.manifest.untuned) if label]
 
 
 def test_settings_at_their_defaults_are_not_left_out(made_up: Analysis) -> None:

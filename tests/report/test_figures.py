@@ -1,5 +1,6 @@
 """Figures: what is drawn agrees with the rows, is readable, and has its provenance."""
 
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -326,6 +328,37 @@ def test_distributions_and_timelines_are_the_rows(made_up: Analysis) -> None:
         own = requests[(requests["channel"] == channel) & (requests["pipeline"] == pipeline)]
         own = own[(own["point"] == rows["point"].iloc[0]) & (own["sample"] == rows["sample"].iloc[0])]
         assert np.abs(own["answered_s"] - ends[-1]).min() < 1e-9
+
+
+def test_a_timeline_is_of_a_question_that_was_replayed(tmp_path: Path) -> None:
+    """Of few replayed requests none may be of the median picture; a scheme without an answer there has no stages."""
+    record = make(tmp_path / "few")
+    requests = record.requests
+    of_jpeg = pc.and_(pc.equal(requests["pipeline"], "jpeg"), pc.equal(requests["channel"], "25 KB/s"))
+    wanted = pc.and_(pc.equal(requests["sample"], "q040"), pc.invert(of_jpeg))
+    run = Analysis(dataclasses.replace(record, requests=requests.filter(wanted)))
+    figure, line = gallery.chart("timeline").draw(run, PAGE)
+    assert set(line["sample"]) == {"q040"}
+    slow = line[line["channel"] == "25 KB/s"].groupby("pipeline")["stage"].agg(list)
+    assert "jpeg" not in slow
+    assert all("link" in stages for pipeline, stages in slow.items() if pipeline != "device_only")
+    assert "not answered" in [text.get_text() for text in texts(figure)]
+    none = Analysis(dataclasses.replace(record, requests=requests.filter(pc.equal(requests["sample"], "none"))))
+    assert "nothing was replayed" in gallery.chart("timeline").missing(none)
+
+
+def test_a_timeline_has_the_stages_in_the_order_in_which_they_happened(made_up: Analysis) -> None:
+    """A server decodes a picture before it looks at it."""
+    _, line = gallery.chart("timeline").draw(made_up, PAGE)
+    stages = line[(line["pipeline"] == "jpeg") & (line["channel"] == "25 KB/s")]["stage"].tolist()
+    assert stages == ["encode", "link", "decode", "vision_encode", "prefill", "generate"]
+
+
+def test_a_run_in_which_no_scheme_reaches_the_target_has_no_figures_of_its_requests(tmp_path: Path) -> None:
+    """Not even the reference reaches a target above its own score."""
+    selection = {"reference": "server_only", "target": 1.3, "margin": 0.04, "confidence": 0.95, "resamples": 100}
+    run = Analysis(make(tmp_path / "high", selection=selection))
+    assert all("no scheme" in gallery.chart(name).missing(run) for name in ("ecdf", "timeline"))
 
 
 @pytest.mark.slow

@@ -6,12 +6,15 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pytest
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from harness.analysis import Analysis, latency
 from harness.errors import ResultsError
-from harness.records import OutcomeRow, schema
-from harness.report import table
+from harness.records import OutcomeRow, ResourceRow, StageRow, schema, to_table
+from harness.report import page, table
+from harness.report.figures import sheet
+from harness.report.pack import numbers_tex
+from harness.report.sections import resources_table
 from harness.scenario.load import hash_of
 from tests.made_up_run import ORDER, make
 
@@ -70,10 +73,55 @@ def test_a_replays_times_are_all_recorded(made_up: Analysis) -> None:
     assert "; all are recorded" in words
 
 
+def test_what_was_recorded_elsewhere_is_named_wherever_times_are_shown(made_up: Analysis, tmp_path: Path) -> None:
+    """In the table, the comparison, every figure, the page and the macros; also if nothing of the run was measured."""
+    stages = made_up.record.stages.to_pandas().assign(source="measured")
+    orin = (stages["pipeline"] == "tofc") & (stages["side"] == "device")
+    stages.loc[orin, ["machine", "source"]] = ["AGX Orin", "recorded"]
+    mixed = Analysis(dataclasses.replace(made_up.record, stages=_stage_table(stages)))
+    replayed = Analysis(dataclasses.replace(made_up.record, stages=_stage_table(stages.assign(source="recorded"))))
+    others = "recorded: the device stages of device_only, jpeg, raw_features, webp, on a processor, 2 cores"
+    tofc = "recorded: the device stages of tofc, on AGX Orin"
+    assert mixed.elsewhere == (tofc,)
+    assert replayed.elsewhere == (others, tofc)
+    for run, source in ((mixed, "timed"), (replayed, "recorded")):
+        table.write_comparison(run, tmp_path / "comparison.md")
+        comparison = (tmp_path / "comparison.md").read_text()
+        assert f"Stages are {source} on a processor, 2 cores and AGX Orin." in comparison
+        about = sheet.of(run, "latency").sources
+        assert f"{source.capitalize()} on a processor, 2 cores and AGX Orin." in about
+        shown = page.render([run], figures=[])
+        for phrase in run.elsewhere:
+            assert phrase in comparison
+            assert phrase[1:] in about
+            assert phrase in shown
+            assert f"% {phrase}." in numbers_tex(run)
+    first = mixed.first.drop_duplicates("pipeline").set_index("pipeline")["total_source"]
+    assert (first["tofc"], first["jpeg"]) == ("recorded", "measured")
+
+
+def test_memory_and_operations_are_labelled(made_up: Analysis) -> None:
+    """A run on stand-ins has the same label as over its closing table."""
+    counted = ResourceRow(
+        run="r", unit="u", pipeline="tofc", point="n_c=8,lambda=0.003", sample="q000", side="device", stage="encode",
+        quantity="operations", value=1e9, machine="m", source="measured",
+    )  # fmt: skip
+    run = Analysis(dataclasses.replace(made_up.record, resources=to_table(ResourceRow, [counted])))
+    assert made_up.manifest.label in " ".join(_printed(resources_table(run)).split())
+
+
+def _stage_table(stages: pd.DataFrame) -> pa.Table:
+    return pa.Table.from_pandas(stages, schema=schema(StageRow), preserve_index=False)
+
+
 def _shown(run: Analysis) -> str:
+    return _printed(table.table(run))
+
+
+def _printed(what: RenderableType) -> str:
     console = Console(width=80, color_system=None)
     with console.capture() as capture:
-        console.print(table.table(run))
+        console.print(what)
     return capture.get()
 
 

@@ -96,7 +96,9 @@ def _curves(run: Analysis) -> pd.DataFrame:
 
 
 def _missing(run: Analysis) -> str:
-    return "" if run.record.requests.num_rows else "nothing was replayed; 'harness run SCENARIO' replays a scenario"
+    if not run.record.requests.num_rows:
+        return "nothing was replayed; 'harness run SCENARIO' replays a scenario"
+    return "" if run.selected_replayed else "no scheme that was replayed reaches the target"
 
 
 ECDF = Chart(what="share of requests answered within a time, with the deadline", missing=_missing, draw=draw)

@@ -38,7 +38,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
         *([own] if run.met == "all" else [f"where requests meet or a rate varies, {own}"] if run.met == "some" else []),
         *([] if run.is_estimated else [f"intervals at {100 * run.equality.confidence:g} %"]),
         *(_first(run) if width_in >= NARROW_IN else []),
-        *[text for text in (run.session, *run.elsewhere, *run.timing_warnings[:1]) if text],
+        *[text for text in (run.session, *run.timing_warnings[:1]) if text],
     ]
     about = of(run, "latency at each uplink" + (", and score" if run.scored else "; no score is claimed"), notes)
     # The bytes of an estimated run's links are not measured.

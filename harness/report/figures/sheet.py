@@ -62,8 +62,7 @@ def of(run: Analysis, subtitle: str, notes: Sequence[str] = (), benchmarks: Sequ
     warnings = [f"INVALID: {reason}" for reason in reasons[:1]]
     if more := len(reasons) - 1 if reasons else 0:
         warnings[0] += f" (and {more} more reason{'s' * (more > 1)}; see 'harness show')"
-    how = "Estimated for" if run.is_estimated else "Timed on"
-    timed = f"{how} {' and '.join(run.machines)}" if run.machines else "Not timed"
+    times = [*run.elsewhere, run.times_source]
     which = f"Run {manifest.name}, {run.validity if manifest.validity else 'unfinished'}"
     what = f"scenario {manifest.scenario_hash} ({manifest.scenario_value('title')}), code {manifest.commits}"
     finished = f"finished {manifest.finished_utc}" if manifest.finished_utc else "unfinished"
@@ -72,7 +71,7 @@ def of(run: Analysis, subtitle: str, notes: Sequence[str] = (), benchmarks: Sequ
         stand_ins=manifest.label,
         untuned=manifest.untuned,
         warnings=warnings,
-        sources=". ".join([*(_capital(note) for note in notes if note), timed, f"{which}, {what}, {finished}"]) + ".",
+        sources=". ".join(map(_capital, [*filter(None, notes), *times, f"{which}, {what}, {finished}"])) + ".",
     )
 
 

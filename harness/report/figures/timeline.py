@@ -1,10 +1,11 @@
 """One request over time: the stages on the device, the link, the stages on the server, a row for each scheme.
 
-All schemes have the same picture, the timed one whose latency is the median of all; each scheme's stages are those of
-the round in which it took its own median time on it.
+All schemes have the same picture, the one whose timed stages are the median of all that were answered in the replay;
+each scheme's stages are those of the round in which it took its own median time on it. A scheme whose request of that
+picture was never answered at an uplink has no stages there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -28,7 +29,7 @@ COLOURS: Mapping[str, str] = {
     "prefill": "#E3A008",
     "generate": "#9B2226",
 }
-"""The colours of the stages, in the order in which they may come."""
+"""The colours of the stages, in the order of the legend."""
 
 _OTHER = "#7F7F7F"
 
@@ -36,7 +37,8 @@ _OTHER = "#7F7F7F"
 def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     """The figure, and its stretches: ``begin_s`` and ``seconds`` of each stage of each scheme's request."""
     data = _stretches(run)
-    schemes = [name for name in style.looks(run.manifest) if name in set(data["pipeline"])]
+    timed = {pipeline for pipeline, _ in run.selected_keys}
+    schemes = [name for name in style.looks(run.manifest) if name in timed]
     stages = [name for name in COLOURS if name in set(data["stage"])]
     stages += [name for name in dict.fromkeys(data["stage"]) if name not in COLOURS]
     handles = [Patch(facecolor=COLOURS.get(name, _OTHER), label=name) for name in stages]
@@ -56,7 +58,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     )  # fmt: skip
     sample = str(data["sample"].iloc[0])
     notes = [
-        f"timed question {sample}, which has the median latency over all schemes",
+        f"timed question {sample}, of median latency over all schemes, among those that most of them answered",
         "the link's time is replayed from the bytes that were sent" if (data["stage"] == "link").any() else "",
     ]
     sheet = Sheet(width_in, body_in, of(run, "one request of each scheme", notes), handles)
@@ -76,6 +78,9 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
 
 
 def _row(axes: Axes, y: float, rows: pd.DataFrame, limit_s: float, bar_in: float, wide_in: float) -> None:
+    if rows.empty:
+        axes.text(0.04 / wide_in * limit_s, y, "not answered", ha="left", va="center", fontsize=6.0, color=style.GREY)
+        return
     end_s = 0.0
     for row in rows.to_dict("records"):
         begin_s, seconds = float(row["begin_s"]), float(row["seconds"])
@@ -100,24 +105,22 @@ def _stretches(run: Analysis) -> pd.DataFrame:
     """The stages of one request of every selected point, at the slowest uplink and at the fastest."""
     points = run.points[run.points["selected"]][["pipeline", "point"]]
     stages = run.record.stages.to_pandas().merge(points, on=["pipeline", "point"])
-    order = {name: place for place, name in enumerate(COLOURS)}
-    totals = stages.groupby(["pipeline", "sample", "repeat"])["seconds"].sum()
-    of_sample = totals.groupby(["pipeline", "sample"]).median().groupby("sample").median().sort_values()
-    sample = of_sample.index[(len(of_sample) - 1) // 2]
-    channels = list(dict.fromkeys(run.times["channel"]))
+    channels = _channels(run)
+    sample = _sample(run, stages, channels)
     columns = ["sample", "channel", "pipeline", "point", "side", "stage", "begin_s", "seconds", "source"]
     rows = []
-    for channel in list(dict.fromkeys([channels[0], channels[-1]])):
+    for channel in channels:
         for pipeline, point in points.itertuples(index=False):
             own = stages[(stages["pipeline"] == pipeline) & (stages["sample"] == sample)]
-            if own.empty:
+            spent = run.link_and_wait(str(pipeline), str(point), channel, sample)
+            if own.empty or spent is None:
                 continue
             ranked = own.groupby("repeat")["seconds"].sum().sort_values(kind="stable")
             own = own[own["repeat"] == ranked.index[(len(ranked) - 1) // 2]]
-            spent = run.link_and_wait(str(pipeline), str(point), str(channel), str(sample))
             at_s = 0.0
             steps = [(side, s, t, src) for side, s, t, src in own[["side", "stage", "seconds", "source"]].to_numpy()]
-            steps.sort(key=lambda step: (step[0] == "server", order.get(step[1], 99)))
+            # A side's rows are in the order in which its stages happened.
+            steps.sort(key=lambda step: step[0] == "server")
             between = [("", name, spent[name], "") for name in ("link", "wait") if spent[name] > 0]
             here = sum(step[0] == "device" for step in steps)
             for side, stage, seconds, source in [*steps[:here], *between, *steps[here:]]:
@@ -132,8 +135,27 @@ def _stretches(run: Analysis) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def _channels(run: Analysis) -> list[str]:
+    """The slowest uplink and the fastest."""
+    channels = [str(cell["channel"]) for cell, _ in run.spent()]
+    return list(dict.fromkeys([channels[0], channels[-1]]))
+
+
+def _sample(run: Analysis, stages: pd.DataFrame, channels: Sequence[str]) -> str:
+    """The timed question of median latency among those that most schemes had answered in the replay."""
+    totals = stages.groupby(["pipeline", "sample", "repeat"])["seconds"].sum()
+    of_sample = totals.groupby(["pipeline", "sample"]).median().groupby("sample").median().sort_values()
+    answered = run.times_answered(channels)
+    of_sample = of_sample[[answered.get(sample, 0) == max(answered.values()) for sample in of_sample.index]]
+    return str(of_sample.index[(len(of_sample) - 1) // 2])
+
+
 def _missing(run: Analysis) -> str:
-    return "" if run.record.requests.num_rows else "nothing was replayed; 'harness run SCENARIO' replays a scenario"
+    if not run.record.requests.num_rows:
+        return "nothing was replayed; 'harness run SCENARIO' replays a scenario"
+    if not run.selected_replayed:
+        return "no scheme that was replayed reaches the target"
+    return "" if run.times_answered(_channels(run)) else "no request was answered at the slowest and the fastest uplink"
 
 
 TIMELINE = Chart(what="one request of each scheme, stage by stage", missing=_missing, draw=draw)
