@@ -132,9 +132,18 @@ def _described(spec: "Replay") -> str:
 
 def _before(run: "Analysis", spec: "Replay", console: "Console") -> None:
     """Prints what the answer has to be read with: why the run is INVALID, and what it replayed otherwise."""
+    from harness.channel.recording import RateRecording, load
     from harness.cli.display import print_reasons
+    from harness.scenario.replay import TraceUplink
 
     print_reasons(run, console)
+    uplink = spec.uplinks[0]
+    found = load(uplink.file) if isinstance(uplink, TraceUplink) else None
+    if isinstance(found, RateRecording) and found.gaps_s:
+        console.print(
+            f"{found.gaps_s:,.0f} of the {found.duration_s:,.0f} s of the link {uplink.label} were not recorded and "
+            "are replayed as an outage; 'harness trace import --split' writes the parts between gaps"
+        )
     if left := not_applied(run.manifest.scenario_value("replay"), spec):
         console.print(f"settings of the run's own replay that are not applied here: {', '.join(left)}")
 

@@ -194,6 +194,29 @@ def test_what_an_answer_rests_on_comes_before_it(harness: Run, odd: Analysis, co
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "asked"),
+    [
+        ("advise", ["--deadline", "1s"]),
+        ("crossover", ["tofc", "jpeg"]),
+        ("max-users", ["jpeg", "--limit", "1ms", "--requests", 10]),
+    ],
+)
+def test_what_of_a_link_was_not_recorded_is_said(
+    harness: Run, made_up: Analysis, tmp_path: Path, command: str, asked: list[object]
+) -> None:
+    """Its gaps are replayed as an outage, which no option of these commands changes."""
+    (tmp_path / "a.csv").write_text("t_s,up_mbps\n0,8\n2,8\n96,4\n98,8\n")
+    link = tmp_path / "a.parquet"
+    for hold in (["--hold", "2 s"], []):
+        columns = ["--time", "t_s", "--rate", "up_mbps", *hold]
+        assert harness("trace", "import", tmp_path / "a.csv", link, *columns)[0] == 0
+        status, out, err = harness(command, made_up.record.folder, *asked, "--link", link)
+        assert (status in (0, 1), err) == (True, "")
+        assert ("92 of the 100 s of the link a were not recorded" in " ".join(out.split())) == bool(hold)
+
+
+@pytest.mark.slow
 def test_a_sweep_and_a_plan_of_an_invalid_run_say_so(harness: Run, odd: Analysis, tmp_path: Path) -> None:
     """Its reasons are the first lines."""
     (tmp_path / "sweep.yaml").write_text(SWEEP)
