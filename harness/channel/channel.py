@@ -5,11 +5,11 @@ import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Union
+from typing import TYPE_CHECKING, Literal, Protocol, Union
 
 import numpy as np
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, TraceError
 from harness.scenario.replay import (
     ConstantUplink,
     GilbertElliottUplink,
@@ -82,6 +82,25 @@ def open_channel(uplink: Uplink, seed: np.random.SeedSequence, scale: float = 1.
     return Markov(chain, seed)
 
 
+def open_shared(
+    uplink: Uplink, sharing: Literal["own", "fifo", "processor"], seed: np.random.SeedSequence, scale: float = 1.0
+) -> Channel:
+    """As :func:`open_channel`, for a link that its users share so.
+
+    Raises TraceError also for a recording of whole packets that would have to be divided.
+    """
+    channel = open_channel(uplink, seed, scale)
+    if isinstance(uplink, TraceUplink) and (sharing == "processor" or uplink.wire.burst_bytes):
+        from harness.channel.varying import Packets
+
+        if isinstance(channel, Packets):
+            raise TraceError(
+                f"{uplink.file}: carries whole packets, which neither sharing: processor nor a burst divides; "
+                "import it as rates with 'harness trace import --bin 100ms'"
+            )
+    return channel
+
+
 def mean_bps(uplink: Uplink) -> float | None:
     """The rate of an uplink over a long time, in bit/s; None for a trace that stops, which has none.
 
@@ -102,7 +121,7 @@ def mean_bps(uplink: Uplink) -> float | None:
 
 def unreadable_files(spec: Replay) -> list[str]:
     """The sentences on the files that a replay section names and that cannot be replayed; every file is opened."""
-    found = [_refused(open_channel, uplink, np.random.SeedSequence(0)) for uplink in spec.uplinks]
+    found = [_refused(open_shared, uplink, spec.sharing, np.random.SeedSequence(0)) for uplink in spec.uplinks]
     if isinstance(spec.arrivals, RecordedArrivals):
         from harness.scenario.arrivals import instants
 
