@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from harness import cost, loaded, measure, timing
 from harness.analysis import Analysis, validity
+from harness.channel.channel import unrecorded
 from harness.edge.client import Peer, PeerMeter, PeerTelemetry, Remote
 from harness.energy import Sides, is_readable, measure_energy, unmeasured
 from harness.errors import PeerError, telling
@@ -251,6 +252,8 @@ def replay(
         for pipeline, point in keys
     }
     pending = ongoing.expect(units)
+    if pending and (gaps := unrecorded(spec)):
+        reporter.warn("\n".join(gaps))
     reporter.phase("replay", total=len(units), done=len(units) - len(pending))
     for unit in pending:
         profile = Profile.from_tables(stages, outcomes, *units[unit], samples=samples if spec.question_text else None)

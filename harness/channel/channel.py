@@ -5,11 +5,11 @@ import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Union
+from typing import TYPE_CHECKING, Literal, Protocol, Union
 
 import numpy as np
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, TraceError
 from harness.scenario.replay import (
     ConstantUplink,
     GilbertElliottUplink,
@@ -82,6 +82,25 @@ def open_channel(uplink: Uplink, seed: np.random.SeedSequence, scale: float = 1.
     return Markov(chain, seed)
 
 
+def open_shared(
+    uplink: Uplink, sharing: Literal["own", "fifo", "processor"], seed: np.random.SeedSequence, scale: float = 1.0
+) -> Channel:
+    """As :func:`open_channel`, for a link that its users share so.
+
+    Raises TraceError also for a recording of whole packets that would have to be divided.
+    """
+    channel = open_channel(uplink, seed, scale)
+    if isinstance(uplink, TraceUplink) and (sharing == "processor" or uplink.wire.burst_bytes):
+        from harness.channel.varying import Packets
+
+        if isinstance(channel, Packets):
+            raise TraceError(
+                f"{uplink.file}: carries whole packets, which neither sharing: processor nor a burst divides; "
+                "import it as rates with 'harness trace import --bin 100ms'"
+            )
+    return channel
+
+
 def mean_bps(uplink: Uplink) -> float | None:
     """The rate of an uplink over a long time, in bit/s; None for a trace that stops, which has none.
 
@@ -102,13 +121,33 @@ def mean_bps(uplink: Uplink) -> float | None:
 
 def unreadable_files(spec: Replay) -> list[str]:
     """The sentences on the files that a replay section names and that cannot be replayed; every file is opened."""
-    found = [_refused(open_channel, uplink, np.random.SeedSequence(0)) for uplink in spec.uplinks]
+    found = [_refused(open_shared, uplink, spec.sharing, np.random.SeedSequence(0)) for uplink in spec.uplinks]
     if isinstance(spec.arrivals, RecordedArrivals):
         from harness.scenario.arrivals import instants
 
         # Each number of users is checked, because a file may name a user beyond the smaller ones.
         found += [_refused(instants, spec.arrivals, users) for users in spec.users]
     return list(dict.fromkeys(filter(None, found)))
+
+
+def unrecorded(spec: Replay) -> list[str]:
+    """A sentence on each recorded link of a replay section with gaps: for how long, and what is replayed there.
+
+    Raises TraceError for a file that is not what it should be.
+    """
+    from harness.channel import recording
+
+    found = []
+    for uplink in spec.uplinks:
+        link = recording.load(uplink.file) if isinstance(uplink, TraceUplink) else None
+        if isinstance(link, recording.RateRecording) and link.gaps_s:
+            assert isinstance(uplink, TraceUplink)
+            instead = "as outages" if uplink.gaps == "outage" else "at the rate before them"
+            found.append(
+                f"{link.gaps_s:,.0f} of the {link.duration_s:,.0f} s of the link {uplink.label} were not recorded and "
+                f"are replayed {instead}; 'harness trace import --split' writes the parts between gaps"
+            )
+    return found
 
 
 def _refused(open_: Callable[..., object], *arguments: object) -> str:

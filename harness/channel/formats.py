@@ -33,6 +33,8 @@ MAHIMAHI_PACKET_BYTES = 1500
 TIMES_S = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 _UNIT_AT_END = re.compile(r"(?:^|[_ (\[])([A-Za-z/]+)[)\]]?\s*$")
 """Of a column's name: ``up_mbps``, ``up (MB/s)``, ``time_ms``."""
+_NUMBER = r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
+_DATE = r"^\d{4}-\d\d-\d\d[ T]\d\d:\d\d"
 _DOWNLINK = re.compile(r"(^|[^a-z])(dl|down|rx)|download|downlink", re.IGNORECASE)
 _BLOCK_BYTES = 1 << 24
 MOST_BYTES = 1 << 30
@@ -285,7 +287,7 @@ def _seconds(path: Path, table: pa.Table, name: str, unit: str | None, zero_s: f
             raise TraceError(f"{path}: {name} holds dates beyond the years 1678 to 2261") from None
         zero_ns = at_ns[0] if zero_s is None else np.int64(round(zero_s * 1e9))
         return (at_ns - zero_ns) * 1e-9, float(zero_ns) * 1e-9
-    found = _numbers(path, table, name)
+    found = _numbers(path, table, name, or_dates=True)
     scale = _time_scale(path, name, unit, found)
     first_s = float(found[0]) * scale
     if abs(first_s) > _EPOCH_S[1]:
@@ -319,13 +321,17 @@ def _is_since_1970(at_s: float) -> bool:
     return _EPOCH_S[0] <= at_s <= _EPOCH_S[1]
 
 
-def _numbers(path: Path, table: pa.Table, name: str) -> Floats:
+def _numbers(path: Path, table: pa.Table, name: str, *, or_dates: bool = False) -> Floats:
+    """A column of finite numbers; with ``or_dates`` the message on another says that dates and times are read too."""
     column = table[name].combine_chunks()
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
         texts = column.cast(pa.string())
-        number = pc.match_substring_regex(texts, r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$").fill_null(False)
-        row = _first(~number.to_numpy(zero_copy_only=False))
-        raise TraceError(f"{path}: row {row} has {texts[row - 1].as_py()!r} as {name}; a number is expected")
+        right, wanted = pc.match_substring_regex(texts, _NUMBER), "a number"
+        if or_dates:
+            dated, wanted = pc.match_substring_regex(texts, _DATE), "a number, or a date and time YYYY-MM-DD hh:mm:ss,"
+            right = dated if pc.any(dated).as_py() else right
+        row = _first(~right.fill_null(False).to_numpy(zero_copy_only=False))
+        raise TraceError(f"{path}: row {row} has {texts[row - 1].as_py()!r} as {name}; {wanted} is expected")
     values: npt.NDArray[np.float64] = column.to_numpy(zero_copy_only=False).astype(np.float64, copy=False)
     if not math.isfinite(values.sum()) and (wrong := ~np.isfinite(values)).any():
         row = _first(wrong)

@@ -83,6 +83,11 @@ class RateRecording:
         """From the first instant to the last."""
         return float(self.at_s[-1])
 
+    @property
+    def gaps_s(self) -> float:
+        """For how long nothing was recorded."""
+        return float(np.diff(self.at_s)[np.isnan(self.rate_bps)].sum())
+
     def channel(self, *, loop: bool, gaps: str) -> Pieces:
         """The recorded link, with gaps as outages (``outage``) or at the rate before them (``hold``)."""
         rate_bps = self.rate_bps

@@ -131,10 +131,13 @@ def _described(spec: "Replay") -> str:
 
 
 def _before(run: "Analysis", spec: "Replay", console: "Console") -> None:
-    """Prints what the answer is to be read with: the run's labels, and the settings of its replay that are left out."""
+    """Prints what the answer has to be read with: the run's labels, and what it replayed otherwise."""
+    from harness.channel.channel import unrecorded
     from harness.cli.display import print_labels
 
     print_labels(run, console)
+    for sentence in unrecorded(spec):
+        console.print(sentence)
     if left := not_applied(run.manifest.scenario_value("replay"), spec):
         console.print(f"settings of the run's own replay that are not applied here: {', '.join(left)}")
 

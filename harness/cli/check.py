@@ -53,6 +53,7 @@ def check(
 
         harness check scenarios/realworldqa.yaml --cost
     """
+    from harness.channel.channel import unrecorded
     from harness.errors import ResultsError, ScenarioError
     from harness.scenario.load import load, scenario_hash
     from harness.stock import missing, running_points
@@ -78,7 +79,7 @@ def check(
             f"{file}: {scenario.name} {scenario_hash(scenario)}: {len(scenario.pipelines)} schemes, "
             f"{points} operating points, {len(scenario.replay.uplinks)} uplinks"
         )
-        for sentence in untuned:
+        for sentence in (*untuned, *unrecorded(scenario.replay)):
             typer.echo(f"  {sentence}")
         if cost and scenario.estimate is None:
             for line in _cost(scenario, results, no_stand_in):

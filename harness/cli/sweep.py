@@ -39,7 +39,7 @@ def sweep(
     from harness.analysis import Analysis, whatif
     from harness.analysis.loads import unstable_cells
     from harness.analysis.setting import level_of
-    from harness.channel.channel import unreadable_files
+    from harness.channel.channel import unreadable_files, unrecorded
     from harness.cli.display import print_labels, terminal
     from harness.errors import ScenarioError
     from harness.replay import sweep as replay_sweep
@@ -69,6 +69,8 @@ def sweep(
     )
     console = terminal()
     print_labels(run, console)
+    for sentence in unrecorded(spec):
+        console.print(sentence)
     for (scheme, point), of_point in itertools.groupby(summary, key=lambda row: (row.pipeline, row.point)):
         table = Fitting(title=f"{scheme} at {point}", names=2)
         table.add_column("uplink", overflow="fold")  # A long name is wrapped; numbers are never cut.

@@ -6,13 +6,13 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from harness.channel.channel import Channel, open_channel
-from harness.errors import ScenarioError, TraceError
+from harness.channel.channel import Channel, open_shared
+from harness.errors import ScenarioError
 from harness.records import RequestRow, schema
 from harness.replay.profile import Profile
 from harness.replay.system import Instants, System
 from harness.replay.workload import RandomStream, Workload, stream, workload
-from harness.scenario.replay import ConstantUplink, Replay, TraceUplink, Uplink
+from harness.scenario.replay import ConstantUplink, Replay, Uplink
 
 Simulator = Literal["auto", "simpy", "vector"]
 
@@ -63,16 +63,8 @@ def _instants(profile: Profile, cell: Cell, load: Workload, simulator: Simulator
 def channels(cell: Cell) -> list[Channel]:
     """A channel for every user, or the one that all share."""
     n = cell.users if cell.spec.sharing == "own" else 1
-    opened = [open_channel(cell.uplink, stream(cell.seed, RandomStream.CHANNEL, user), cell.scale) for user in range(n)]
-    if isinstance(cell.uplink, TraceUplink) and (cell.spec.sharing == "processor" or cell.uplink.wire.burst_bytes):
-        from harness.channel.varying import Packets
-
-        if isinstance(opened[0], Packets):
-            raise TraceError(
-                f"{cell.uplink.file}: carries whole packets, which neither sharing: processor nor a burst divides; "
-                "import it as rates with 'harness trace import --bin 100ms'"
-            )
-    return opened
+    seeds = [stream(cell.seed, RandomStream.CHANNEL, user) for user in range(n)]
+    return [open_shared(cell.uplink, cell.spec.sharing, seed, cell.scale) for seed in seeds]
 
 
 def request_rows(profile: Profile, cell: Cell, load: Workload, instants: Instants) -> pa.Table:

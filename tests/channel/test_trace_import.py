@@ -116,6 +116,25 @@ def test_a_handover_is_averaged_over_or_an_outage(tmp_path: Path) -> None:
     assert found.rate_bps.tolist()[:5] == [8e6, 4e6, 0.0, 4e6, 2e6]
 
 
+@pytest.mark.parametrize(
+    ("stamps", "said"),
+    [
+        (["2024-04-19 16:23:00", "noon", "2024-04-19 16:23:02"], "row 2 has 'noon' as time"),
+        (["2024-04-19T16:23:00Z", "", "2024-04-19T16:23:02Z"], "row 2 has None as time"),
+        (["0", "1", "noon"], "row 3 has 'noon' as time"),
+        (["19/04/2024 16:23:00", "19/04/2024 16:23:01"], "row 1 has '19/04/2024 16:23:00' as time"),
+    ],
+)
+def test_a_time_that_is_none_is_found_among_dates_and_among_numbers(
+    tmp_path: Path, stamps: list[str], said: str
+) -> None:
+    """The row that is wrong is named, not the first date, and what a date looks like."""
+    (tmp_path / "a.csv").write_text("\n".join(["time,up_mbps", *(f"{stamp},8" for stamp in stamps)]))
+    with pytest.raises(TraceError, match=r"YYYY-MM-DD hh:mm:ss") as error:
+        read(tmp_path / "a.csv", layout=CsvColumns(time="time", rate="up_mbps"))
+    assert said in str(error.value)
+
+
 def test_csv_of_time_and_rate_with_foreign_line_ends(tmp_path: Path) -> None:
     """CR/LF is fine where the content is; the last row lasts as long as the one before; the unit is in the name."""
     path = tmp_path / "link.csv"

@@ -192,6 +192,58 @@ def test_what_an_answer_rests_on_comes_before_it(harness: Run, odd: Analysis, co
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "asked"),
+    [
+        ("advise", ["--deadline", "1s"]),
+        ("crossover", ["tofc", "jpeg"]),
+        ("max-users", ["jpeg", "--limit", "1ms", "--requests", 10]),
+    ],
+)
+def test_what_of_a_link_was_not_recorded_is_said(
+    harness: Run, made_up: Analysis, tmp_path: Path, command: str, asked: list[object]
+) -> None:
+    """Its gaps are replayed as an outage, which no option of these commands changes."""
+    (tmp_path / "a.csv").write_text("t_s,up_mbps\n0,8\n2,8\n96,4\n98,8\n")
+    link = tmp_path / "a.parquet"
+    for hold in (["--hold", "2 s"], []):
+        columns = ["--time", "t_s", "--rate", "up_mbps", *hold]
+        assert harness("trace", "import", tmp_path / "a.csv", link, *columns)[0] == 0
+        status, out, err = harness(command, made_up.record.folder, *asked, "--link", link)
+        assert (status in (0, 1), err) == (True, "")
+        assert ("92 of the 100 s of the link a were not recorded" in " ".join(out.split())) == bool(hold)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gaps", ["outage", "hold"])
+def test_what_of_a_scenarios_link_was_not_recorded_is_said(
+    harness: Run, made_up: Analysis, tmp_path: Path, gaps: str
+) -> None:
+    """And what is replayed there: by ``check``, before a sweep's numbers, and by ``replay``."""
+    (tmp_path / "a.csv").write_text("t_s,up_mbps\n0,8\n2,8\n96,4\n98,8\n")
+    columns = ["--time", "t_s", "--rate", "up_mbps", "--hold", "2 s"]
+    assert harness("trace", "import", tmp_path / "a.csv", tmp_path / "a.parquet", *columns)[0] == 0
+    uplink = f"{{ kind: trace, path: a.parquet, gaps: {gaps} }}"
+    scenario = tmp_path / "gaps.yaml"
+    scenario.write_text(
+        "name: gaps\ntitle: Gaps\nbenchmark: StreetsQA\nbackbone: mini-onevision\nsamples: 8\n"
+        "pipelines: [{ scheme: jpeg, points: [{ quality: 10 }] }]\n"
+        "selection: { reference: jpeg, target: 1.0, margin: 0.1 }\n"
+        f"replay: {{ uplinks: [{uplink}], seeds: 2 }}\n"
+    )
+    instead = {"outage": "as outages", "hold": "at the rate before them"}[gaps]
+    wanted = f"92 of the 100 s of the link a were not recorded and are replayed {instead}"
+    for asked in (
+        ["check", scenario],
+        ["sweep", made_up.record.folder, scenario, "--pipeline", "jpeg"],
+        ["replay", made_up.record.folder, scenario],
+    ):
+        status, out, err = harness(*asked)
+        assert status == 0, err
+        assert wanted in " ".join((out + err).replace("│", "").split()), asked[0]
+
+
+@pytest.mark.slow
 def test_a_sweep_and_a_plan_of_an_invalid_run_say_so(harness: Run, odd: Analysis, tmp_path: Path) -> None:
     """Its labels and reasons are the first lines."""
     (tmp_path / "sweep.yaml").write_text(SWEEP)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.channel.channel import unreadable_files
 from harness.channel.recording import PacketRecording, RateRecording, save
 from harness.errors import ScenarioError, TraceError
 from harness.records import RequestRow, schema
@@ -173,12 +174,12 @@ def test_the_compiled_path_is_refused_where_something_flows_back() -> None:
 
 
 def test_whole_packets_are_not_divided(uplinks: dict[str, dict[str, Any]]) -> None:
-    """A packet trace under processor sharing or a bucket is refused, with an alternative."""
-    for parts in ({"uplink": uplinks["packets"], "sharing": "processor"},):
-        with pytest.raises(TraceError, match="--bin 100ms"):
-            replayed(drawn_profile(0), spec_of(**parts))
-    with pytest.raises(TraceError, match="--bin 100ms"):
-        replayed(drawn_profile(0), spec_of(uplink={**uplinks["packets"], "wire": {"burst": "3 KB"}}))
+    """A packet trace under processor sharing or a bucket is refused, with an alternative, before a run measures."""
+    shared = spec_of(uplink=uplinks["packets"], sharing="processor")
+    for spec in (shared, spec_of(uplink={**uplinks["packets"], "wire": {"burst": "3 KB"}})):
+        with pytest.raises(TraceError, match="--bin 100ms") as error:
+            replayed(drawn_profile(0), spec)
+        assert unreadable_files(spec) == [str(error.value)]
 
 
 def test_users_of_one_trace_begin_it_at_their_own_instants(uplinks: dict[str, dict[str, Any]]) -> None:
