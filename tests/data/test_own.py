@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -58,6 +59,17 @@ def test_a_picture_that_was_replaced_is_read_again(written: Written, tmp_path: P
     Image.new("RGB", (41, 30), "red").save(tmp_path / "a.png")
     _, after = own.load(tmp_path, cache=tmp_path / "cache")
     assert before[0].image_id != after[0].image_id
+
+
+def test_a_picture_of_the_same_size_and_time_is_read_again(written: Written, tmp_path: Path) -> None:
+    """As one that was unpacked over another: archives set times, and pictures of one form have one size."""
+    colours = []
+    for colour in ("red", "blue"):
+        rows = [{"image": "a.bmp", "question": "Is it red?", "options": "", "answer": "yes"}]
+        Image.new("RGB", (40, 30), colour).save(tmp_path / "a.bmp")
+        os.utime(tmp_path / "a.bmp", (1e9, 1e9))
+        colours.append(own.load(written(rows), cache=tmp_path / "cache")[1][0].image().getpixel((0, 0)))
+    assert colours == [(255, 0, 0), (0, 0, 255)]
 
 
 def test_the_metric_is_the_files_own(written: Written, tmp_path: Path) -> None:
