@@ -114,9 +114,12 @@ def _grouped(path: Path, name: str, samples: TsvSamples) -> TsvSamples:
 
 
 def _metric(path: Path) -> str:
-    """What the metric adds to a benchmark's name: nothing for accuracy."""
+    """What the metric adds to a benchmark's name: nothing for accuracy. Raises DataError for a TSV's ``options``."""
     named: dict[str, int] = {}
     for line, row in _table(path, []):
+        if path.suffix == ".tsv" and (listed := row.get("options", "")).strip():
+            why = "would not be shown: in a TSV each option has a column, A, B, ..; in a CSV they may be in this one"
+            _refuse(path, line, "options", listed, why)
         named.setdefault(row.get("metric", "").strip(), line)
     if len(named) > 1:
         (one, _), (other, line) = list(named.items())[:2]

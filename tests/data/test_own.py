@@ -1,5 +1,6 @@
 """Benchmarks of your own: a CSV beside pictures, a TSV, and their mistakes."""
 
+import base64
 import csv
 import io
 import os
@@ -219,6 +220,19 @@ def test_an_empty_picture_is_named(written: Written, tmp_path: Path) -> None:
     (folder / "empty.png").touch()
     with pytest.raises(DataError, match=r"line 2: column 'image': 'empty\.png' is an empty file"):
         own.load(folder, cache=tmp_path / "cache")
+
+
+def test_options_in_one_column_of_a_tsv_are_refused(written: Written, tmp_path: Path) -> None:
+    """Its questions would be asked without their options, as open ones."""
+    image = base64.b64encode((written() / "a.png").read_bytes()).decode()
+    file = tmp_path / "mine.tsv"
+    for options in ("", "red|green"):
+        file.write_text(f"index\timage\tquestion\toptions\tanswer\n1\t{image}\tWhich?\t{options}\tA\n")
+        if options:
+            with pytest.raises(DataError, match=r"mine.tsv: line 2: column 'options': 'red\|green' would not be shown"):
+                own.load(file, cache=None)
+        else:
+            assert own.load(file, cache=None)[1][0].question.kind == "open"
 
 
 def test_two_metrics_are_refused(written: Written, tmp_path: Path) -> None:
