@@ -57,7 +57,7 @@ class TraceError(HarnessError):
 
 
 class SchemeError(HarnessError):
-    """A scheme whose halves return something else than the contract says."""
+    """A scheme or a model that returns something else than the contract says."""
 
 
 class FeaturesError(SchemeError, ValueError):

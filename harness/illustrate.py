@@ -8,7 +8,7 @@ P patches   V features a patch   C merged features a patch   D feature dimension
 
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,7 @@ def _bits(key: PointKey, stock: Stock, models: Models, shown: Sequence[Sample]) 
     """Where the bits of a scheme's payloads go, part by part; nothing of a scheme that sends nothing."""
     scheme, point = stock.points[key]
     named = getattr(scheme, "files", None)
-    files: Mapping[str, Path] = named(stock.backbone, point) if named else {}
+    files = {name: Path(path) for name, path in named(stock.backbone, point).items()} if named else {}
     codec = next((path for name, path in files.items() if name.startswith("codec ") or path.name == CODEC), None)
     half = scheme.device_half(models, point)
     sums: dict[str, float] = {}

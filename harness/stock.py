@@ -20,7 +20,7 @@ from harness.data import benchmarks, own
 from harness.data.gathered import Gathered, gather
 from harness.data.sample import Sample
 from harness.data.scoring import metric
-from harness.errors import DataError, HarnessError, ScenarioError, UnavailableError
+from harness.errors import DataError, HarnessError, ScenarioError, SchemeError, UnavailableError, shown
 from harness.models import files
 from harness.models.contract import Backbone
 from harness.models.patches import features_of, patches_of_all
@@ -402,12 +402,22 @@ def _scheme_digests(name: str, scheme: type[Scheme], backbone: str, point: Opera
     """Those of a point: the scheme of this ``name`` and its parameters, the files and further models that it names."""
     found = {f"parameters of {scheme.kind} at {point.label}": digests.of_data(point.model_dump(mode="json"))}
     if named := getattr(scheme, "files", None):
-        found |= {what: digests.of_file(path) for what, path in named(backbone, point).items()}
+        found |= {what: digests.of_file(Path(path)) for what, path in _told(name, named, backbone, point).items()}
     found |= _own_code(scheme, catalog.module_of("scheme", name, catalog.SCHEMES))
     if others := getattr(scheme, "other_models", None):
-        for other, weights in others(backbone, point).items():
+        for other, weights in _told(name, others, backbone, point).items():
             found |= _model_digests(other, weights)
     return found
+
+
+def _told(name: str, method: Callable[..., Any], *given: object) -> Mapping[str, Any]:
+    """The mapping that a method of a user's own scheme or backbone gives; raises SchemeError where it gives none."""
+    made = method(*given)
+    if not isinstance(made, Mapping) or None in made.values():
+        raise SchemeError(
+            f"{name}: {method.__name__} returned {shown(made)}; a dict with a value for each name is expected"
+        )
+    return made
 
 
 def _refuse_size(backbone: str, weights: str | None, point: OperatingPoint) -> None:
@@ -432,7 +442,9 @@ def _model_digests(name: str, weights: str | None) -> dict[str, str]:
     if name not in catalog.BACKBONES:
         backbone: Backbone = catalog.load("backbone", name, catalog.BACKBONES)
         own = _own_code(backbone, catalog.module_of("backbone", name, catalog.BACKBONES))
-        return {f"{part} of {name}": digest for part, digest in backbone.digests(weights).items()} | own
+        return {
+            f"{part} of {name}": str(digest) for part, digest in _told(name, backbone.digests, weights).items()
+        } | own
     if weights == "random":
         return {f"model {name}": weights}
     folder = files.locate(name, files.SOURCES[name] if weights is None else weights)

@@ -79,7 +79,7 @@ def check(
     """Read every row and picture of benchmarks, and verify the md5 of the published ones.
 
     Mistakes are reported with file, line, column and value, and the exit status is then 2. A benchmark of your own is a
-    TSV in VLMEvalKit's form, or a folder with pictures and a CSV. Its columns are `image` (a file name, or several
+    TSV in VLMEvalKit's form, or a folder with pictures and a CSV with the columns `image` (a file name, or several
     separated by `|`), `question`, `answer` (for a choice, a letter or an option's text), and `options` separated by
     `|`, or `A`, `B`, ..; optional are `index`, `hint`, `category`, `group`, and `metric` (`accuracy`, `circular` or
     `pairs`, the same in all rows).

@@ -114,9 +114,12 @@ def _grouped(path: Path, name: str, samples: TsvSamples) -> TsvSamples:
 
 
 def _metric(path: Path) -> str:
-    """What the metric adds to a benchmark's name: nothing for accuracy."""
+    """What the metric adds to a benchmark's name: nothing for accuracy. Raises DataError for a TSV's ``options``."""
     named: dict[str, int] = {}
     for line, row in _table(path, []):
+        if path.suffix == ".tsv" and (listed := row.get("options", "")).strip():
+            why = "would not be shown: in a TSV each option has a column, A, B, ..; in a CSV they may be in this one"
+            _refuse(path, line, "options", listed, why)
         named.setdefault(row.get("metric", "").strip(), line)
     if len(named) > 1:
         (one, _), (other, line) = list(named.items())[:2]
@@ -234,12 +237,15 @@ def _table(path: Path, mistakes: list[str]) -> Iterator[tuple[int, dict[str, str
 
 
 def _digest(path: Path, rows: Sequence[_Row]) -> str:
-    """What identifies a table and its pictures: the CSV's bytes, each picture's size and time of change."""
+    """What identifies a table and its pictures: the CSV's bytes, each picture's size and times.
+
+    An archive may give a picture the modification time of the one it replaces, but not the time of its last change.
+    """
     total = hashlib.sha256(_FORM + files.read(path, _LARGEST_BYTES))
     for row in rows:
         for picture in row.pictures:
             facts = picture.stat()
-            total.update(f"{picture.resolve()} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+            total.update(f"{picture.resolve()} {facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns}\n".encode())
         total.update(b"\n")
     return total.hexdigest()[:16]
 

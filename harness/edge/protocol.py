@@ -101,6 +101,12 @@ class ToldAnswer(_Strict):
     prompt_tokens: int = Field(ge=0)
     answer_tokens: int = Field(ge=0)
 
+    @classmethod
+    def of(cls, answer: Answer) -> Self:
+        """An answer as it is sent; a scheme of one's own may count in NumPy's integers."""
+        counts = {name: int(getattr(answer, name)) for name in ("visual_tokens", "prompt_tokens", "answer_tokens")}
+        return cls(text=str(answer.text), **counts)
+
     def answer(self) -> Answer:
         """The answer as a scheme gives it."""
         return Answer(**self.model_dump())

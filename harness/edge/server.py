@@ -248,11 +248,14 @@ class Service:
             needs = self._needs(half, payload, questions, kind) if ask.needs else ()
         except HarnessError as error:
             raise RefusedError(422, str(error)) from None
+        except SystemExit as error:
+            said = f"the server half's code ends the process (SystemExit: {error}); it may raise an error"
+            raise RefusedError(422, said) from error
         except Exception as error:
             error.add_note(f"raised for {ask.pipeline} at {ask.point}")
             raise
         told = Told(
-            answers=tuple(ToldAnswer(**dataclasses.asdict(answer)) for answer in answers),
+            answers=tuple(map(ToldAnswer.of, answers)),
             seconds=clock.seconds if clock else {},
             cpu_s=clock.cpu_s if clock else {},
             waited_s=clock.waited_s() if clock and self._watch is not None and self._watch.tells else None,

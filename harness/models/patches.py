@@ -8,12 +8,13 @@ n_h x n_w patches, beside which a thumbnail goes; a model without grids cuts non
 import dataclasses
 import functools
 import math
+import numbers
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness import catalog
-from harness.errors import CheckpointError, UnavailableError, shown, unknown_name
+from harness.errors import CheckpointError, SchemeError, UnavailableError, shown, unknown_name
 from harness.models import files
 from harness.models.contract import Backbone
 
@@ -95,7 +96,7 @@ def patches_of(width_px: int, height_px: int, backbone: str, weights: str | None
     is damaged or of another model.
     """
     if (own := _own(backbone)) is not None:
-        return own.patches_of(width_px, height_px, weights)
+        return _counted(backbone, "patches_of", own.patches_of(width_px, height_px, weights))
     return _sight(backbone, None if weights is None else str(weights)).patches(width_px, height_px)
 
 
@@ -107,7 +108,7 @@ def patches_of_all(sizes_px: Iterable[tuple[int, int]], backbone: str, weights: 
 def features_of(backbone: str, weights: str | None = None) -> int:
     """V, the features that a model's vision side makes of a patch; ``weights`` and errors as of :func:`patches_of`."""
     if (own := _own(backbone)) is not None:
-        return own.features_of(weights)
+        return _counted(backbone, "features_of", own.features_of(weights))
     return _sight(backbone, weights).n_features
 
 
@@ -232,6 +233,13 @@ def _own(backbone: str) -> Backbone | None:
         return None
     found: Backbone = catalog.load("backbone", backbone, catalog.BACKBONES)
     return found
+
+
+def _counted(backbone: str, method: str, made: object) -> int:
+    """The number that a user's own backbone gives; raises SchemeError where it is no whole number from 1 on."""
+    if not isinstance(made, numbers.Integral) or int(made) < 1:
+        raise SchemeError(f"{backbone}: {method} returned {shown(made)}; a whole number from 1 on is expected")
+    return int(made)
 
 
 def _config(backbone: str, weights: str | None) -> tuple[Path, Mapping[str, Any]]:

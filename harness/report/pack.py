@@ -75,7 +75,7 @@ def pack(run: Path, file: Path, scenario: Scenario, overrides: tuple[str, ...], 
             content[f"figures/{drawn.name}"] = _read(drawn)
     content["numbers.tex"] = numbers_tex(found).encode()
     content["requirements.txt"] = _requirements(found).encode()
-    lacking = [*_absent_benchmarks(of_run), *_absent_packages(found, code)]
+    lacking = [*_absent_benchmarks(of_run), *_absent_files(found), *_absent_packages(found, code)]
     content["README.md"] = _readme(found, file.name, bool(code), lacking).encode()
     disk.write_bytes(out, _archive(name, content, dt.datetime.fromisoformat(str(found.manifest.finished_utc))))
 
@@ -173,6 +173,16 @@ def _absent_benchmarks(scenario: Scenario) -> Iterator[str]:
     for wanted in scenario.wanted:
         if wanted.name not in catalog.BENCHMARKS:
             yield f"the benchmark `{wanted.name}`, in the folder `scenarios`"
+
+
+def _absent_files(run: Analysis) -> Iterator[str]:
+    """The trainings and weights whose paths points name; those that have a name come with the harness."""
+    digested = [name for name in run.manifest.digests if not name.startswith("parameters of ")]
+    points = [point for of_pipeline in run.manifest.points.values() for point in of_pipeline.values()]
+    texts = {value: None for point in points for value in point.values() if isinstance(value, str)}
+    for text in texts:
+        if any(text in name for name in digested) and Path(text).exists():
+            yield f"`{text}`" + ("" if Path(text).is_absolute() else ", in this folder")
 
 
 def _absent_packages(run: Analysis, code: Collection[str]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Digests of what a number depends on: files by their content, the package's own code.
 
-A file's digest is cached by its path, size, modification time and inode: a benchmark of a gigabyte is read once.
+A file's digest is cached by its path, size, inode and times: a benchmark of a gigabyte is read once. The time of its
+last change is among them, since a copy or an archive may set the modification time to that of the file it replaces.
 """
 
 import contextlib
@@ -43,7 +44,7 @@ def of_file(path: Path) -> str:
     """:func:`of_bytes` of a file's content; raises ResultsError where it cannot be read."""
     try:
         facts = path.stat()
-        stamp = f"{facts.st_size} {facts.st_mtime_ns} {facts.st_ino}"
+        stamp = f"{facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns} {facts.st_ino}"
         name = str(path.resolve())
         if facts.st_size >= _CACHED_FROM_BYTES and (known := _cached().get(name)) and known[0] == stamp:
             return known[1]

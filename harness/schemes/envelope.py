@@ -32,6 +32,7 @@ _CHECKSUM_FOLLOWS = 0x80
 _HEAD = struct.Struct("<BHB")
 _LENGTH, _CHECKSUM = struct.Struct("<I"), struct.Struct("<I")
 _MOST_PICTURES = 255
+_MOST_TOKENS = 2**31 - 1
 
 
 def send(half: DeviceHalf, sample: Sample, clock: Clock, *, kind: str | None = None) -> bytes | Answer:
@@ -104,12 +105,23 @@ def _refuse_payload(made: object, n_pictures: int, kind: str | None) -> None:
 
 
 def refuse_answer(made: object) -> None:
-    """Raises SchemeError for what is no answer with a text and three numbers of tokens."""
+    """Raises SchemeError for what is no answer with a text and three numbers of tokens, or cannot be stored."""
     if not isinstance(made, Answer):
         raise SchemeError(f"a half answered {shown(made)}; an Answer is expected")
     counts: tuple[object, ...] = (made.visual_tokens, made.prompt_tokens, made.answer_tokens)
-    if not isinstance(made.text, str) or not all(isinstance(n, numbers.Integral) and int(n) >= 0 for n in counts):
+    if not isinstance(made.text, str) or not all(map(_is_count, counts)):
         raise SchemeError(f"a half answered {shown(made)}; a text and three numbers of tokens are expected")
+    try:
+        made.text.encode()
+    except UnicodeEncodeError as error:
+        place, found = error.start + 1, made.text[error.start]
+        raise SchemeError(
+            f"a half answered {shown(made)}; its character {place} is {found!r}, which is no text"
+        ) from None
+
+
+def _is_count(n: object) -> bool:
+    return type(n) is not bool and isinstance(n, numbers.Integral) and 0 <= int(n) <= _MOST_TOKENS
 
 
 def pack(payload: Payload) -> bytes:

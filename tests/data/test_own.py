@@ -1,7 +1,9 @@
 """Benchmarks of your own: a CSV beside pictures, a TSV, and their mistakes."""
 
+import base64
 import csv
 import io
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -58,6 +60,17 @@ def test_a_picture_that_was_replaced_is_read_again(written: Written, tmp_path: P
     Image.new("RGB", (41, 30), "red").save(tmp_path / "a.png")
     _, after = own.load(tmp_path, cache=tmp_path / "cache")
     assert before[0].image_id != after[0].image_id
+
+
+def test_a_picture_of_the_same_size_and_time_is_read_again(written: Written, tmp_path: Path) -> None:
+    """As one that was unpacked over another: archives set times, and pictures of one form have one size."""
+    colours = []
+    for colour in ("red", "blue"):
+        rows = [{"image": "a.bmp", "question": "Is it red?", "options": "", "answer": "yes"}]
+        Image.new("RGB", (40, 30), colour).save(tmp_path / "a.bmp")
+        os.utime(tmp_path / "a.bmp", (1e9, 1e9))
+        colours.append(own.load(written(rows), cache=tmp_path / "cache")[1][0].image().getpixel((0, 0)))
+    assert colours == [(255, 0, 0), (0, 0, 255)]
 
 
 def test_the_metric_is_the_files_own(written: Written, tmp_path: Path) -> None:
@@ -207,6 +220,19 @@ def test_an_empty_picture_is_named(written: Written, tmp_path: Path) -> None:
     (folder / "empty.png").touch()
     with pytest.raises(DataError, match=r"line 2: column 'image': 'empty\.png' is an empty file"):
         own.load(folder, cache=tmp_path / "cache")
+
+
+def test_options_in_one_column_of_a_tsv_are_refused(written: Written, tmp_path: Path) -> None:
+    """Its questions would be asked without their options, as open ones."""
+    image = base64.b64encode((written() / "a.png").read_bytes()).decode()
+    file = tmp_path / "mine.tsv"
+    for options in ("", "red|green"):
+        file.write_text(f"index\timage\tquestion\toptions\tanswer\n1\t{image}\tWhich?\t{options}\tA\n")
+        if options:
+            with pytest.raises(DataError, match=r"mine.tsv: line 2: column 'options': 'red\|green' would not be shown"):
+                own.load(file, cache=None)
+        else:
+            assert own.load(file, cache=None)[1][0].question.kind == "open"
 
 
 def test_two_metrics_are_refused(written: Written, tmp_path: Path) -> None:

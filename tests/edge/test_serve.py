@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import numpy as np
 import psutil
 import pytest
 
@@ -184,6 +185,37 @@ def test_who_reads_energy_does_not_end_the_watch_over_anothers_request(
     monkeypatch.setattr(service, "_halves", {KEY: slow})
     with service:
         assert asyncio.run(both()).lowered == ("the counter oc1_event_cnt rose",)
+
+
+def posted(service: serving.Service) -> httpx.Response:
+    """What the server says to one request."""
+
+    async def post() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(service.app), base_url="http://server") as http:
+            identity = Info.model_validate((await http.get("/info")).json()).identity
+            return await http.post("/answer", content=body(), headers={IDENTITY: identity})
+
+    with service:
+        return asyncio.run(post())
+
+
+def test_what_own_code_may_do_in_one_process_it_may_do_on_a_server(
+    fake_scenario: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens counted in NumPy's integers are sent; code that ends the process is named, and the server goes on."""
+    service = loaded.service(take_stock(load(fake_scenario), serving=True), token=None, limits=serving.ServerLimits())
+    counted = Answer("A", np.int64(1), np.int32(3), np.uint8(2))  # type: ignore[arg-type]
+    monkeypatch.setattr(service, "_halves", {KEY: lambda _, questions, __: [counted] * len(questions)})
+    (told,) = Told.model_validate_json(posted(service).content).answers
+    assert told.answer() == Answer("A", 1, 3, 2)
+
+    def leaves(*_: object) -> None:
+        raise SystemExit(3)
+
+    monkeypatch.setattr(service, "_halves", {KEY: leaves})
+    response = posted(service)
+    assert response.status_code == 422
+    assert "ends the process (SystemExit: 3)" in response.json()["error"]
 
 
 def test_a_server_with_another_number_of_threads_is_another(

@@ -164,7 +164,11 @@ def test_code_of_ones_own_is_in_the_archive_and_pictures_are_not(
     wanted = load(file)
     record = make(tmp_path / "run", **as_given(wanted))
     digests = {**record.manifest.digests, **of_own_code(["packed_codec"]), "package wavelets": "1.0"}
-    manifest = record.manifest.model_copy(update={"digests": digests})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "build" / "mine").mkdir(parents=True)
+    named = {"codec build/mine": "0" * 16, "parameters of tofc at codec=run": "0" * 16}
+    points = {**record.manifest.points, "tofc": {"a": {"codec": "build/mine"}, "b": {"codec": "run"}}}
+    manifest = record.manifest.model_copy(update={"digests": digests | named, "points": points})
     (tmp_path / "run" / "manifest.json").write_text(provenance.to_json(manifest))
     pack(tmp_path / "run", file, wanted, (), tmp_path / "a.tar.gz")
     folder = _unpacked(tmp_path)
@@ -172,7 +176,8 @@ def test_code_of_ones_own_is_in_the_archive_and_pictures_are_not(
     readme = (folder / "README.md").read_text()
     assert "    PYTHONPATH=code harness run scenarios/mine.yaml\n" in readme
     assert "PYTHONPATH=code harness check scenarios/" in readme
-    assert "to measure again: the benchmark `shop/`, in the folder `scenarios`; the package wavelets 1.0.\n" in readme
+    lacking = "the benchmark `shop/`, in the folder `scenarios`; `build/mine`, in this folder; the package wavelets 1.0"
+    assert f"to measure again: {lacking}.\n" in readme
     (tmp_path / "packed_steps.py").write_text("STEP = 2\n")
     with pytest.raises(ResultsError, match="code of packed_steps is not the one that the run was made with"):
         pack(tmp_path / "run", file, wanted, (), tmp_path / "b.tar.gz")

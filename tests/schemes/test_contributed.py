@@ -14,9 +14,10 @@ from harness import catalog, measure, study, timing
 from harness.data.gathered import gather
 from harness.data.questions import samples
 from harness.data.streetsqa import book
-from harness.errors import BitstreamError, ScenarioError
+from harness.errors import BitstreamError, ScenarioError, SchemeError
 from harness.models.contract import Answer, Untimed
 from harness.models.onevision import load
+from harness.models.patches import features_of, patches_of
 from harness.profiling.clock import StageClock
 from harness.profiling.telemetry import Telemetry
 from harness.records import Side
@@ -179,6 +180,43 @@ def test_an_own_model_whose_weights_are_absent_is_missing(own) -> None:
     file = own / "own.yaml"
     file.write_text(file.read_text() + "weights: absent\n")
     assert missing(scenario_of(file)) == ["own_model: its weights are not here"]
+
+
+@pytest.mark.parametrize("made", ["0", "1.5", "None"])
+def test_a_model_whose_numbers_are_none_is_named(own, made: str) -> None:
+    """Numbers of patches and of features are whole, from 1 on."""
+    text = OWN_MODEL.replace("return 16\n", f"return {made}\n").replace("return 1\n", f"return {made}\n")
+    (own / "own_model.py").write_text(text, encoding="utf-8")
+    for asked in (lambda: features_of("own_model:backbone"), lambda: patches_of(40, 30, "own_model:backbone")):
+        with pytest.raises(SchemeError, match=rf"own_model:backbone: \w+ returned {made}; a whole number"):
+            asked()
+
+
+@pytest.mark.parametrize(
+    ("method", "made"), [("digests", "None"), ("files", "'own.yaml'"), ("files", "{'a table': None}")]
+)
+def test_a_model_or_a_scheme_that_names_nothing_is_named(own, method: str, made: str) -> None:
+    """A model's digests and a scheme's files are mappings."""
+    names_files(own, made if method == "files" else "{}")
+    if method == "digests":
+        text = OWN_MODEL.replace('return {"language": "0123456789abcdef"}', f"return {made}")
+        (own / "own_model.py").write_text(text, encoding="utf-8")
+    with pytest.raises(SchemeError, match=rf"own_\w+:\w+: {method} returned {made}; a dict"):
+        take_stock(scenario_of(own / "own.yaml"))
+
+
+def test_the_files_that_a_scheme_names_may_be_texts(own) -> None:
+    """As well as paths."""
+    names_files(own, "{'a table': 'shop/shop.csv'}")
+    assert "a table" in take_stock(scenario_of(own / "own.yaml")).depends["mean", "bits=9"]
+
+
+def names_files(own: Path, made: str) -> None:
+    """Makes the scenario's scheme one that returns this from ``files``."""
+    lines = ("from own_scheme import Mean", "class Own(Mean):", " @classmethod", f" def files(cls, *_): return {made}")
+    (own / "own_names.py").write_text("\n".join(lines), encoding="utf-8")
+    file = own / "own.yaml"
+    file.write_text(file.read_text().replace("own_scheme:Mean", "own_names:Own, name: mean"))
 
 
 def plan_of(scheme, *points) -> measure.Plan:

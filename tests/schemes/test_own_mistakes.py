@@ -137,6 +137,11 @@ def returning(made: Any) -> Callable[..., Any]:
     return lambda *_: made
 
 
+def answering(made: Any) -> Callable[..., Any]:
+    """A server half that returns this for each question."""
+    return lambda _, questions, __: [made] * len(questions)
+
+
 DEVICES: dict[str, tuple[Any, str]] = {
     "nothing": (returning(None), "the device half returned None; a Payload is expected"),
     "bytes": (returning(b"12"), "the device half returned b'12'; a Payload is expected"),
@@ -169,7 +174,15 @@ SERVERS: dict[str, tuple[Any, str]] = {
         returning([]),
         "the server half returned 0 answers; a list with one answer for each question is expected, here",
     ),
-    "texts": (lambda _, questions, __: ["A"] * len(questions), "a half answered 'A'; an Answer is expected"),
+    "texts": (answering("A"), "a half answered 'A'; an Answer is expected"),
+    **{
+        f"{count!r} tokens": (answering(Answer("A", 1, 1, count)), "a half answered Answer(text='A'")  # type: ignore[arg-type]
+        for count in (True, 1.5, -1, 2**63)
+    },
+    "half a pair": (
+        answering(Answer("A \ud83d", 1, 1, 1)),
+        "a half answered Answer(text='A \\ud83d', visual_tokens=1, prompt_tokens=1,...; its character 3 is '\\ud83d'",
+    ),
     "no half": (7, "the server half is 7; server_half must return a function"),
 }
 
