@@ -9,6 +9,7 @@ from PIL import Image
 
 from baselines.neural_container import MAX_PIXELS
 from harness.errors import CheckpointError
+from harness.files import Stamp, stamp
 from harness.schemes.image_codec import ImageCodec, ImagePoint
 
 if TYPE_CHECKING:
@@ -40,8 +41,7 @@ class NeuralCodec(ImageCodec):
         """Raises CheckpointError where the point's weights are absent, damaged or of another architecture."""
         super().__init__(point, device, max_pixels)
         place = self.place(point)
-        facts = None if place is None or not place.is_file() else place.stat()
-        self.coder = _coder(type(self), point, device, facts and (facts.st_mtime_ns, facts.st_size))
+        self.coder = _coder(type(self), point, device, None if place is None or not place.is_file() else stamp(place))
 
     @classmethod
     @abstractmethod
@@ -70,7 +70,7 @@ def _coder(
     codec: type[NeuralCodec],
     point: ImagePoint,
     device: str,
-    stamp: tuple[int, int] | None,  # noqa: ARG001
+    facts: Stamp | None,  # noqa: ARG001 - they say when to load again
 ) -> "PictureCoder":
     """One for both halves of a point, where they are in one process, as long as the weights' file is the same."""
     import torch

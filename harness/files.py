@@ -22,6 +22,9 @@ UNFINISHED = ".unfinished-"
 
 Write = Callable[[BinaryIO], object]
 
+Stamp = tuple[int, int, int, int]
+"""What changes with a file's content: see :func:`stamp`."""
+
 _CHUNK_BYTES = 1 << 20
 
 
@@ -42,6 +45,15 @@ def read(path: Path, at_most: int) -> bytes:
     if len(content) > at_most:
         raise OSError(errno.EFBIG, f"it has more than {at_most} bytes", str(path))
     return content
+
+
+def stamp(path: Path) -> Stamp:
+    """A file's size, inode, and times of modification and of last change (ns); OSError if it is not there.
+
+    A copy or an archive may set the modification time to that of the file it replaces, but not the time of last change.
+    """
+    facts = path.stat()
+    return facts.st_size, facts.st_ino, facts.st_mtime_ns, facts.st_ctime_ns
 
 
 def hexdigest(path: Path, digest: "_Hash", n_bytes: int | None = None) -> str:

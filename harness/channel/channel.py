@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, Union
 
 import numpy as np
 
+from harness import files
 from harness.errors import HarnessError, TraceError
 from harness.scenario.replay import (
     ConstantUplink,
@@ -70,7 +71,7 @@ def open_channel(uplink: Uplink, seed: np.random.SeedSequence, scale: float = 1.
     from harness.channel.markov import Chain, Markov
 
     if isinstance(uplink, TraceUplink):
-        link = _scaled(_recorded(uplink.file, _modified_ns(uplink.file), uplink), scale)
+        link = _scaled(_recorded(uplink.file, _stamp(uplink.file), uplink), scale)
         return link.from_offset(np.random.default_rng(seed).random() * link.period_s) if uplink.random_start else link
     if isinstance(uplink, MarkovUplink):
         chain = Chain.load(uplink.file)
@@ -111,7 +112,7 @@ def mean_bps(uplink: Uplink) -> float | None:
     from harness.channel.markov import Chain
 
     if isinstance(uplink, TraceUplink):
-        link = _recorded(uplink.file, _modified_ns(uplink.file), uplink)
+        link = _recorded(uplink.file, _stamp(uplink.file), uplink)
         return link.bits(0.0, link.period_s) / link.period_s if link.loop else None
     if isinstance(uplink, MarkovUplink):
         return Chain.load(uplink.file).mean_bps()
@@ -169,15 +170,15 @@ def _scaled(link: Union["Pieces", "Packets"], scale: float) -> Union["Pieces", "
     return dataclasses.replace(link, packet_bytes=scale * link.packet_bytes)
 
 
-def _modified_ns(path: Path) -> int:
+def _stamp(path: Path) -> files.Stamp | None:
     try:
-        return path.stat().st_mtime_ns
+        return files.stamp(path)
     except OSError:
-        return 0  # Reading reports what is wrong with it.
+        return None  # Reading reports what is wrong with it.
 
 
 @functools.lru_cache(maxsize=4)
-def _recorded(path: Path, modified_ns: int, uplink: TraceUplink) -> Union["Pieces", "Packets"]:  # noqa: ARG001
+def _recorded(path: Path, facts: files.Stamp | None, uplink: TraceUplink) -> Union["Pieces", "Packets"]:  # noqa: ARG001
     """A recording, read once for all the users of a sweep's cells."""
     from harness.channel import recording
 

@@ -12,7 +12,7 @@ from harness.data.sample import Sample
 from harness.data.tsv import TsvSamples, read_tsv
 from harness.data.tsv_writer import write_tsv
 from harness.errors import DataError
-from harness.files import hexdigest, write_whole
+from harness.files import Stamp, hexdigest, stamp, write_whole
 
 
 def checksum(samples: Sequence[Sample]) -> str:
@@ -53,8 +53,7 @@ def load_bundled(
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
         write_tsv(path, build())
-    facts = path.stat()
-    return _checked(path, name, expected, max_pixels, (facts.st_size, facts.st_mtime_ns, facts.st_ino))
+    return _checked(path, name, expected, max_pixels, stamp(path))
 
 
 @functools.lru_cache(maxsize=2)
@@ -63,7 +62,7 @@ def _checked(
     name: str,
     expected: str,
     max_pixels: int,
-    stamp: tuple[int, int, int],  # noqa: ARG001 - says when to check again
+    facts: Stamp,  # noqa: ARG001 - they say when to check again
 ) -> TsvSamples:
     samples = read_tsv(path, name, max_pixels=max_pixels)
     # Decoding all pictures takes a second: the digest of a file that has passed is beside it.

@@ -237,15 +237,11 @@ def _table(path: Path, mistakes: list[str]) -> Iterator[tuple[int, dict[str, str
 
 
 def _digest(path: Path, rows: Sequence[_Row]) -> str:
-    """What identifies a table and its pictures: the CSV's bytes, each picture's size and times.
-
-    An archive may give a picture the modification time of the one it replaces, but not the time of its last change.
-    """
+    """What identifies a table and its pictures: the CSV's bytes, each picture's path and stamp."""
     total = hashlib.sha256(_FORM + files.read(path, _LARGEST_BYTES))
     for row in rows:
         for picture in row.pictures:
-            facts = picture.stat()
-            total.update(f"{picture.resolve()} {facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns}\n".encode())
+            total.update(f"{picture.resolve()} {files.stamp(picture)}\n".encode())
         total.update(b"\n")
     return total.hexdigest()[:16]
 

@@ -1,7 +1,6 @@
 """Digests of what a number depends on: files by their content, the package's own code.
 
-A file's digest is cached by its path, size, inode and times: a benchmark of a gigabyte is read once. The time of its
-last change is among them, since a copy or an archive may set the modification time to that of the file it replaces.
+A file's digest is cached by its path and stamp (:func:`harness.files.stamp`): a benchmark of a gigabyte is read once.
 """
 
 import contextlib
@@ -12,9 +11,9 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from harness import files
 from harness.cache import cache_folder
 from harness.errors import ResultsError
-from harness.files import why
 
 SHORT = 16
 """Hexadecimal digits of a digest as it is recorded and shown."""
@@ -43,16 +42,16 @@ def of_data(data: object) -> str:
 def of_file(path: Path) -> str:
     """:func:`of_bytes` of a file's content; raises ResultsError where it cannot be read."""
     try:
-        facts = path.stat()
-        stamp = f"{facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns} {facts.st_ino}"
+        n_bytes, *_ = facts = files.stamp(path)
+        stamp = " ".join(map(str, facts))
         name = str(path.resolve())
-        if facts.st_size >= _CACHED_FROM_BYTES and (known := _cached().get(name)) and known[0] == stamp:
+        if n_bytes >= _CACHED_FROM_BYTES and (known := _cached().get(name)) and known[0] == stamp:
             return known[1]
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:SHORT]
     except OSError as error:
-        raise ResultsError(f"{path}: cannot be read: {why(error)}") from None
-    if facts.st_size >= _CACHED_FROM_BYTES:
+        raise ResultsError(f"{path}: cannot be read: {files.why(error)}") from None
+    if n_bytes >= _CACHED_FROM_BYTES:
         _remember(name, stamp, digest)
     return digest
 

@@ -17,6 +17,7 @@ import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from harness.files import Stamp, stamp
 from harness.runs.digests import of_data, of_file, of_files
 
 _OURS = ("harness", "baselines")
@@ -138,12 +139,11 @@ def _digest(place: Path, paths: Iterable[Path]) -> str:
 def _imports(path: Path) -> Iterator[str]:
     """The first names of all modules that a file imports, but for those of its own package."""
     if path.suffix == ".py":
-        facts = path.stat()
-        yield from _parsed(path, facts.st_mtime_ns, facts.st_size)
+        yield from _parsed(path, stamp(path))
 
 
 @functools.lru_cache(maxsize=4096)
-def _parsed(path: Path, mtime_ns: int, size: int) -> tuple[str, ...]:  # noqa: ARG001 - they say when to parse again
+def _parsed(path: Path, facts: Stamp) -> tuple[str, ...]:  # noqa: ARG001 - they say when to parse again
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):  # It is not imported either.

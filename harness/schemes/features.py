@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from harness.data.sample import Sample
+from harness.files import Stamp, stamp
 from harness.models.contract import LanguageSide, Models, VisionSide
 from harness.schemes.contract import Clock, Payload, ReducedPoint
 from harness.schemes.steps import TokenServer, reduced
@@ -42,12 +43,11 @@ def limits_of(models: Models, language: LanguageSide, point: ReducedPoint) -> Li
 
 def load_codec(codec: type[Codec], path: Path, device: str) -> Codec:
     """A codec's checkpoint; read once for both halves and all points of a process, as long as the file is the same."""
-    facts = path.stat()
-    return _loaded(codec, path, device, (facts.st_mtime_ns, facts.st_size))  # type: ignore[return-value]
+    return _loaded(codec, path, device, stamp(path))  # type: ignore[return-value]
 
 
 @functools.lru_cache(maxsize=64)
-def _loaded(codec: type[FeatureCodec], path: Path, device: str, stamp: tuple[int, int]) -> FeatureCodec:  # noqa: ARG001
+def _loaded(codec: type[FeatureCodec], path: Path, device: str, facts: Stamp) -> FeatureCodec:  # noqa: ARG001
     return codec.load(path, device)
 
 

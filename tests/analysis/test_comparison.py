@@ -178,7 +178,7 @@ def test_sentences_name_schemes_without_a_time_in_the_order_of_the_uplinks(made_
     So are those that left requests unanswered.
     """
     named = ["replay", "channel", "users", "pipeline", "point", "total_mean_s", "total_reason"]
-    columns = [*named, "requests", "total_done"]
+    columns = [*named, "requests", "total_done", "total_source"]
     times = {"a": (0.2, 0.3, None, None), "b": (0.4, 0.5, 0.6, None), "c": (0.3, 0.9, None, None)}
     why = "unstable: utilisation 2 of the servers"
     rows = [
@@ -192,11 +192,12 @@ def test_sentences_name_schemes_without_a_time_in_the_order_of_the_uplinks(made_
             "" if mean_s else why,
             10.0,
             9.0 if (pipeline, users) == ("a", 4) else 10.0,
+            "measured" if mean_s else None,
         )
         for pipeline, means_s in times.items()
         for users, mean_s in zip((1, 4, 16, 64), means_s, strict=True)
     ]
-    numbers = pd.DataFrame([*rows, ("r", None, None, "d", "-", *[None] * 4)], columns=columns)
+    numbers = pd.DataFrame([*rows, ("r", None, None, "d", "-", *[None] * 5)], columns=columns)
     spec = made_up.setting.system.model_copy(update={"timeout_s": 60.0})
     first = comparison.first_answers(numbers, dataclasses.replace(made_up.setting, system=spec))
     assert comparison.first_sentences(first, numbers) == [
