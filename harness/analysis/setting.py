@@ -5,6 +5,7 @@ S timed pictures   R rounds   N questions of the benchmark
 
 import collections
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -32,6 +33,9 @@ from harness.scenario.replay import (
     Uplink,
     Wire,
 )
+
+_MOST = 10_000
+"""About as many strata as each of several benchmarks gets where their sizes have no smaller common multiple."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -83,14 +87,15 @@ class Population:
 def strata_of_all(asked: pd.DataFrame) -> Floats:
     """The strata of all questions, (N,), from their ``benchmark`` and ``patches``; each benchmark has as many of them.
 
-    A smaller benchmark's are repeated evenly.
+    Each question's is repeated equally often within its benchmark, or where that would be more than :data:`_MOST` of
+    them, those of the smaller benchmarks nearly so: a benchmark's mean is then off by at most the range of its strata,
+    divided by :data:`_MOST`.
     """
-    most = int(asked.groupby("benchmark").size().max())
-    strata = [
-        np.sort(of_one.to_numpy(float))[np.arange(most) * len(of_one) // most]
-        for _, of_one in asked.groupby("benchmark", sort=False)["patches"]
-    ]
-    return np.concatenate(strata)
+    of_each = [np.sort(of_one.to_numpy(float)) for _, of_one in asked.groupby("benchmark", sort=False)["patches"]]
+    sizes = [of_one.size for of_one in of_each]
+    n = min(math.lcm(*sizes), max(sizes) * max(1, _MOST // max(sizes)))
+    # The middle of each of n equal parts: at their beginnings, what is left over would favour the lowest strata.
+    return np.concatenate([of_one[(2 * np.arange(n) + 1) * of_one.size // (2 * n)] for of_one in of_each])
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
