@@ -52,11 +52,21 @@ def table(run: Analysis) -> Group:
 def write(run: Analysis, path: Path) -> None:
     """The table's numbers as CSV or Markdown, after the path's ending; raises ResultsError for any other ending."""
     if path.suffix == ".csv":
-        disk.write_text(path, run.numbers.to_csv(index=False, lineterminator="\n"))
+        disk.write_text(path, as_csv(run, run.numbers))
     elif path.suffix == ".md":
         disk.write_text(path, _markdown(run))
     else:
         raise ResultsError(f"{path}: a table is written to a file whose name ends in .csv or .md")
+
+
+def as_csv(run: Analysis, numbers: pd.DataFrame) -> str:
+    """Numbers of a run as CSV; the last columns of each row name the run, say whether it is VALID, and label it."""
+    of_run = {
+        "run": run.manifest.name,
+        "validity": run.manifest.validity,
+        "labels": "; ".join(label.plain for label in labels(run)),
+    }
+    return numbers.assign(**of_run).to_csv(index=False, lineterminator="\n")
 
 
 def write_comparison(run: Analysis, path: Path) -> None:

@@ -388,6 +388,9 @@ def test_draws_all_of_a_run_and_of_a_folder(made_up: Analysis, tmp_path: Path) -
     tables = {"table.csv", "table.md", "comparison.md", "categories.csv", "first.csv", "equal_score.csv"}
     assert {file.name for file in files} == figures | tables | {"latency_at_equal_score.csv"}
     assert all(file.stat().st_size > 0 and file.parent == made_up.record.folder / "figures" for file in files)
+    labelled = {file.name: pd.read_csv(file)["labels"].str.contains(made_up.manifest.label, regex=False).all()
+                for file in files if file.suffix == ".csv"}  # fmt: skip
+    assert labelled == dict.fromkeys(labelled, True)
     assert (made_up.record.folder / "figures" / "fig6.png").read_bytes().startswith(b"\x89PNG")
     above = list(gallery.draw_all(made_up.record.folder.parent, tmp_path / "out", ["timings"]))
     assert {file.parent for file in above} == {tmp_path / "out" / "tonight"}

@@ -188,6 +188,11 @@ def test_written_tables_hold_the_same_numbers(made_up: Analysis, tmp_path: Path)
     back = pd.read_csv(tmp_path / "table.csv")
     for column in ("payload_bytes", "score", "total_mean_s", "total_mean_low_s"):
         assert back[column].tolist() == pytest.approx(numbers[column].tolist(), nan_ok=True)
+    assert set(back["run"]) == {made_up.manifest.name}
+    assert set(back["validity"]) == {made_up.manifest.validity}
+    assert set(back["labels"]) == {
+        "; ".join(label for label in (made_up.manifest.label, made_up.manifest.untuned) if label)
+    }
     text = (tmp_path / "table.md").read_text()
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(numbers)

@@ -87,8 +87,8 @@ def draw(
     """Writes a figure into the folder ``out``, with its data as CSV beside it; returns the files.
 
     ``NAME.png``, ``.svg`` and ``.pdf`` are as wide as a page, ``NAME_column.png`` as a column; ``NAME.csv`` is the
-    data. Raises ResultsError for an unknown name, for a figure that the run's rows cannot draw, and where the disk
-    refuses.
+    data, labelled as the figure is. Raises ResultsError for an unknown name, for a figure that the run's rows cannot
+    draw, and where the disk refuses.
     """
     wanted = chart(name)
     if missing := wanted.missing(run):
@@ -98,7 +98,7 @@ def draw(
         for width in widths:
             figure, data = wanted.draw(run, style.WIDTHS_IN[width])
             written += style.save(figure, out, name if width == "page" else f"{name}_{width}", formats)
-    texts = {"csv": data.to_csv(index=False, lineterminator="\n"), **wanted.texts(run)}
+    texts = {"csv": table.as_csv(run, data), **wanted.texts(run)}
     for ending, text in texts.items():
         disk.write_text(out / f"{name}.{ending}", text)
     return [*written, *(out / f"{name}.{ending}" for ending in texts)]
@@ -208,5 +208,5 @@ def _tables(run: Analysis, out: Path) -> list[Path]:
         parts |= {"equal_score": run.equal_scores, "latency_at_equal_score": run.latencies_at_equal_score}
     for name, part in parts.items():
         written.append(out / f"{name}.csv")
-        disk.write_text(written[-1], part.to_csv(index=False, lineterminator="\n"))
+        disk.write_text(written[-1], table.as_csv(run, part))
     return written
