@@ -6,6 +6,7 @@ Nothing here imports torch.
 """
 
 import contextlib
+import ctypes
 import functools
 import hashlib
 import json
@@ -73,6 +74,9 @@ _NAMES: tuple[tuple[str, Part, str], ...] = (
 )
 """How tensors are called in checkpoints of transformers before 5.0 and after, and in their part."""
 _PLACES = tuple((re.compile(pattern), part, prefix) for pattern, part, prefix in _NAMES)
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+"""From Linux's headers: paths are relative to the working folder; two names change places (rename(2))."""
 
 _COMPUTED = (".position_ids", ".rotary_emb.inv_freq")
 _HEAD = "lm_head.weight"
@@ -164,9 +168,10 @@ def first_absent(folder: Path) -> str | None:
 def written(path: Path) -> Iterator[Path]:
     """Where the body writes a file of tensors, or a folder with one; afterwards it is at ``path``, in one step.
 
-    A folder replaces a folder, or a link to one, and a file replaces no folder. safetensors writes under a name of its
-    own choice first, which a kill leaves behind: so it writes in a folder that
-    :func:`harness.runs.disk.remove_unfinished` knows. Raises OSError, naming ``path``, where the body cannot write.
+    A folder replaces a folder, or a link to one, and a file replaces no folder. On some network file systems a folder
+    replaces another in two steps, and a kill between them loses both. safetensors writes under a name of its own choice
+    first, which a kill leaves behind: so it writes in a folder that :func:`harness.runs.disk.remove_unfinished` knows.
+    Raises OSError, naming ``path``, where the body cannot write; what was there is then unchanged.
     """
     # The process id is not enough: containers that share a folder count their processes apart.
     folder = path.with_name(f"{UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}")
@@ -174,9 +179,15 @@ def written(path: Path) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True)
         yield new
-        if new.is_dir() and path.is_dir():
-            path.replace(folder / f"{path.name}.before")
-        new.replace(path)
+        if not (new.is_dir() and path.is_dir()):
+            new.replace(path)
+        elif not _exchanged(new, path):
+            before = path.replace(folder / f"{path.name}.before")
+            try:
+                new.replace(path)
+            except OSError:
+                before.replace(path)
+                raise
     except OSError as error:
         raise OSError(error.errno, why(error), str(path)) from None
     except SafetensorError as error:
@@ -185,6 +196,15 @@ def written(path: Path) -> Iterator[Path]:
         raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _exchanged(new: Path, old: Path) -> bool:
+    """Gives each of two folders the other's name, in one step; False where the system or the file system cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError):
+        return False
+    return bool(renameat2(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(old), _RENAME_EXCHANGE) == 0)
 
 
 def read_json(path: Path) -> dict[str, Any]:
