@@ -402,18 +402,22 @@ def _scheme_digests(name: str, scheme: type[Scheme], backbone: str, point: Opera
     """Those of a point: the scheme of this ``name`` and its parameters, the files and further models that it names."""
     found = {f"parameters of {scheme.kind} at {point.label}": digests.of_data(point.model_dump(mode="json"))}
     if named := getattr(scheme, "files", None):
-        found |= {what: digests.of_file(Path(path)) for what, path in _told(name, named, backbone, point).items()}
+        found |= {what: digests.of_file(Path(path)) for what, path in _mapping(name, named, backbone, point).items()}
     found |= _own_code(scheme, catalog.module_of("scheme", name, catalog.SCHEMES))
     if others := getattr(scheme, "other_models", None):
-        for other, weights in _told(name, others, backbone, point).items():
+        # None are a model's usual weights.
+        for other, weights in _mapping(name, others, backbone, point, or_none=True).items():
             found |= _model_digests(other, weights)
     return found
 
 
-def _told(name: str, method: Callable[..., Any], *given: object) -> Mapping[str, Any]:
-    """The mapping that a method of a user's own scheme or backbone gives; raises SchemeError where it gives none."""
+def _mapping(name: str, method: Callable[..., Any], *given: object, or_none: bool = False) -> Mapping[str, Any]:
+    """The mapping that a method of a user's own scheme or backbone gives; raises SchemeError where it gives none.
+
+    A value is None only where the contract says what that means (``or_none``).
+    """
     made = method(*given)
-    if not isinstance(made, Mapping) or None in made.values():
+    if not isinstance(made, Mapping) or (None in made.values() and not or_none):
         raise SchemeError(
             f"{name}: {method.__name__} returned {shown(made)}; a dict with a value for each name is expected"
         )
@@ -443,7 +447,7 @@ def _model_digests(name: str, weights: str | None) -> dict[str, str]:
         backbone: Backbone = catalog.load("backbone", name, catalog.BACKBONES)
         own = _own_code(backbone, catalog.module_of("backbone", name, catalog.BACKBONES))
         return {
-            f"{part} of {name}": str(digest) for part, digest in _told(name, backbone.digests, weights).items()
+            f"{part} of {name}": str(digest) for part, digest in _mapping(name, backbone.digests, weights).items()
         } | own
     if weights == "random":
         return {f"model {name}": weights}
