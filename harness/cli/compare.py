@@ -143,6 +143,8 @@ def compared(reference: Path, candidate: Path, limits: Any, tolerance: float, li
             runs.append(dataclasses.replace(of_pair, notes=(*of_pair.notes, *doubts)))
         except ResultsError as error:
             refused.append(str(error))
+    if left := _without_reference(reference, candidate):
+        notes.append(f"{reference}: there is no run of this name; not compared: {', '.join(left)}")
     if not runs and not refused:
         raise ResultsError(f"{candidate}: has no run with the name of one in {reference}, so nothing is compared")
     return Found(runs=runs, refused=refused, notes=notes)
@@ -190,6 +192,16 @@ def _pairs(reference: Path, candidate: Path) -> Iterator[tuple[Path, Path | None
     for name in names:
         there = candidate / name
         yield reference / name, there if (there / MANIFEST).exists() else None
+
+
+def _without_reference(reference: Path, candidate: Path) -> list[str]:
+    """The names of the runs of a folder that have none in the other."""
+    from harness.runs.provenance import MANIFEST
+
+    if any((folder / MANIFEST).exists() for folder in (reference, candidate)):
+        return []
+    names = sorted(path.parent.name for path in candidate.glob(f"*/{MANIFEST}"))
+    return [name for name in names if not (reference / name / MANIFEST).exists()]
 
 
 def _commits(
