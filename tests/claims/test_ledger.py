@@ -394,6 +394,12 @@ def test_operations_and_memory_of_halves_are_those_of_the_rows(full: Analysis) -
     pair = {"of": "tofc", "over": "jpeg", "at": first["tofc"], "over_at": first["jpeg"], "side": "server", "below": 1}
     assert _items(run, metric="operations_ratio", **pair)[0].estimate == Estimate(0.1, 0.1, 0.1)
     assert _items(run, metric="operations_ratio", stages=["prefill"], **pair)[0].estimate.value == pytest.approx(0.4)
+    # One of the two schemes may lack a stage; a name that both lack is a mistake.
+    both = ["prefill", "vision_encode"]
+    assert _items(run, metric="operations_ratio", stages=both, **pair)[0].estimate.value == pytest.approx(0.1)
+    found = _items(run, metric="operations_ratio", stages=["prefill", "vision_encod"], **pair)[0].estimate
+    assert math.isnan(found.value)
+    assert found.reason == "neither tofc nor jpeg has a server stage vision_encod"
     found = _items(run, metric="memory_ratio", **pair)[0].estimate
     assert (found.value, found.low, found.high) == pytest.approx((0.5, 1.7 / 4.3, 2.3 / 3.7))
     little = [dataclasses.replace(row, value=5.1e6) if row.value == 7e6 else row for row in rows]
