@@ -174,8 +174,10 @@ def _pairs(reference: Path, candidate: Path) -> Iterator[tuple[Path, Path | None
     from harness.files import no_folder
     from harness.runs.provenance import MANIFEST
 
+    # The name of "." is that of the folder it is.
+    reference_name, candidate_name = (folder.absolute().name for folder in (reference, candidate))
     if (reference / MANIFEST).exists():
-        own = candidate / reference.name
+        own = candidate / reference_name
         yield reference, candidate if (candidate / MANIFEST).exists() or not (own / MANIFEST).exists() else own
         return
     for folder in (reference, candidate):
@@ -185,9 +187,9 @@ def _pairs(reference: Path, candidate: Path) -> Iterator[tuple[Path, Path | None
     if not names:
         raise ResultsError(f"{reference}: neither a run nor a folder of runs; 'harness run' makes one")
     if (candidate / MANIFEST).exists():
-        if candidate.name not in names:
-            raise ResultsError(f"{reference}: has no run named {candidate.name}; it has: {', '.join(names)}")
-        yield reference / candidate.name, candidate
+        if candidate_name not in names:
+            raise ResultsError(f"{reference}: has no run named {candidate_name}; it has: {', '.join(names)}")
+        yield reference / candidate_name, candidate
         return
     for name in names:
         there = candidate / name

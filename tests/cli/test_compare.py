@@ -78,6 +78,14 @@ def test_a_run_without_its_pair_is_noted(harness: Harness, runs: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_working_folder_has_its_name(harness: Harness, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is given as ``.`` is paired with that of its name, on either side."""
+    monkeypatch.chdir(runs / "same" / "tonight")
+    assert harness("compare", runs / "reference", ".")[0] == 0
+    assert harness("compare", ".", runs / "reference")[0] == 0
+
+
+@pytest.mark.slow
 def test_an_invalid_run_is_noted(harness: Harness, runs: Path) -> None:
     """With its first reason and the number of the others, in every form; the status is that of what is compared."""
     record = Run.read(runs / "same" / "tonight")
