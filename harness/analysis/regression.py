@@ -305,12 +305,19 @@ def _tokens(rows: pd.DataFrame, exact: bool, wanted: Limits) -> Check:
     details = [sentence for name in names for sentence in _first(rows, name)]
     n = int(unequal.sum())
     found = _judged("tokens", wanted, len(rows), n, n / len(rows), details)
-    return found if exact else dataclasses.replace(found, status="counted", fails=False)
+    return found if exact else dataclasses.replace(found, status="counted", fails=_beyond_share(found, wanted))
+
+
+def _beyond_share(found: Check, wanted: Limits) -> bool:
+    """Whether more rows differ than the share that was asked for, which is a limit everywhere."""
+    limit = wanted.get(found.quantity)
+    return found.fails and limit is not None and limit.share
 
 
 def _answers(rows: pd.DataFrame, exact: bool, wanted: Limits) -> Check:
-    n = int((rows["answer_was"] != rows["answer_now"]).sum())
-    details = _first(rows, "answer")
+    # Equal answers that are judged otherwise leave a score as it was where as many are lost as won.
+    n = int(((rows["answer_was"] != rows["answer_now"]) | (rows["correct_was"] != rows["correct_now"])).sum())
+    details = [*_first(rows, "answer"), *_first(rows[rows["answer_was"] == rows["answer_now"]], "correct")]
     found = _judged("answers", wanted, len(rows), n, n / len(rows), details)
     if exact:
         return found
@@ -327,7 +334,7 @@ def _answers(rows: pd.DataFrame, exact: bool, wanted: Limits) -> Check:
         f"(McNemar, p = {adjusted[pipeline, point]:.2g} of all points)"
         for pipeline, point in worse
     ]
-    fails = bool(worse) and "answers" in wanted
+    fails = (bool(worse) and "answers" in wanted) or _beyond_share(found, wanted)
     return dataclasses.replace(found, status="counted", fails=fails, details=(*said, *details))
 
 

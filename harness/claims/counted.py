@@ -48,12 +48,23 @@ def _resources(evaluation: Evaluation, span: Callable[[Mapping[str, float]], Est
         )
         if isinstance(mine, str) or isinstance(theirs, str):
             estimate = refused(mine if isinstance(mine, str) else str(theirs))
+        elif strange := _unknown_stages(evaluation, other):
+            estimate = refused(f"neither {test.of} nor {other} has a {test.side} stage {' or '.join(strange)}")
         elif theirs.low <= 0:
             estimate = refused(f"{other}'s {test.side} half needs less memory than can be measured")
         else:
             estimate = Estimate(mine.value / theirs.value, mine.low / theirs.high, mine.high / theirs.low)
         found.append(Item(label=other, estimate=estimate))
     return found
+
+
+def _unknown_stages(evaluation: Evaluation, other: str) -> list[str]:
+    """The stages of a test that neither scheme has on its side; one of the two may lack some, such as a merge."""
+    test, table = evaluation.test, evaluation.run.record.resources
+    pipelines = [evaluation.pipelines[name] for name in (str(test.of), other)]
+    rows = table.select(["pipeline", "side", "stage"]).to_pylist()
+    known = {row["stage"] for row in rows if row["pipeline"] in pipelines and row["side"] == test.side}
+    return [name for name in test.stages if name not in known]
 
 
 def _of_half(

@@ -1,6 +1,7 @@
 """Claims compared with finished runs: for each test the run that it uses, the numbers, and the verdict."""
 
 import dataclasses
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -124,7 +125,8 @@ def _tested(claims: Claims, claim: Claim, test: Criterion, runs: Sequence[Analys
         chosen.append(other)
     name = " and ".join(run.manifest.name for run in chosen)
     stood_in = list(dict.fromkeys(what for run in chosen for what in _stand_ins(run, test, machines)))
-    if reason := next((reason for run in chosen for reason in _doubts(run, test)), ""):
+    doubts = itertools.chain((reason for run in chosen for reason in _doubts(run, test)), _two_machines(chosen, test))
+    if reason := next(doubts, ""):
         return Tested(test=test, verdict=Verdict.NOT_TESTABLE, run=name, stand_ins=stood_in, why=reason)
     if test.about.absolute and any(run.manifest.stand_ins for run in chosen):
         why = f"{_unit(test)} of a stand-in do not test this claim; the full-size models and benchmarks are missing"
@@ -223,7 +225,7 @@ def _stand_ins(run: Analysis, test: Criterion, machines: Machines) -> Iterator[s
     if not test.about.timed:
         return
     for side, wanted in (("device", machines.device), ("server", machines.server)):
-        ran = _machines(run, side)
+        ran = list(dict.fromkeys(name for of_scheme in _machines(run, test, side).values() for name in of_scheme))
         if wanted and not all(wanted.casefold() in name.casefold() for name in ran):
             yield f"{' and '.join(ran)} for {wanted}"
 
@@ -243,9 +245,30 @@ def _untrained(run: Analysis, test: Criterion) -> Iterator[str]:
             yield f"{pipeline}, whose training is not known"
 
 
-def _machines(run: Analysis, side: str) -> list[str]:
-    rows = run.record.stages.group_by(["side", "machine"], use_threads=False).aggregate([]).to_pylist()
-    return [row["machine"] for row in rows if row["side"] == side]
+def _machines(run: Analysis, test: Criterion, side: str) -> dict[str, list[str]]:
+    """The machines that a side of each scheme of a test was timed on; without the schemes that have no stage there."""
+    stages, names = run.record.stages, pipelines_of(run)
+    rows = stages.group_by(["pipeline", "side", "machine"], use_threads=False).aggregate([]).to_pylist()
+    found = {
+        scheme: [row["machine"] for row in rows if (row["pipeline"], row["side"]) == (names[scheme], side)]
+        for scheme in (str(test.of), *test.over)
+    }
+    return {scheme: machines for scheme, machines in found.items() if machines}
+
+
+def _two_machines(runs: Sequence[Analysis], test: Criterion) -> Iterator[str]:
+    """Why times that are compared are not those of the schemes alone: a side was not timed on one machine."""
+    if not test.about.timed or not (test.over or test.versus):
+        return
+    for side in ("server",) if test.metric == "server_time_ratio" else ("device", "server"):
+        timed = [
+            (f"{scheme}{f' in {run.manifest.name}' * (len(runs) > 1)}", on)
+            for run in runs
+            for scheme, on in _machines(run, test, side).items()
+        ]
+        if len({name for _, on in timed for name in on}) > 1:
+            said = "; ".join(f"{what} on {' and '.join(on)}" for what, on in timed)
+            yield f"the {side} stages were timed on different machines: {said}"
 
 
 def _doubts(run: Analysis, test: Criterion) -> Iterator[str]:

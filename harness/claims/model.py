@@ -26,15 +26,16 @@ Kind = Literal["x", "%", "s", "nats", "count"]
 class ClaimMetric:
     """A metric: its unit and its value when there is no effect.
 
-    ``over`` says whether it compares a scheme with another (``must``, ``may``) or not (``no``). A ``timed`` one rests
-    on times; an ``absolute`` one means nothing on a stand-in; a ``counted`` one needs no run, only the published
-    architecture.
+    ``over`` says whether it compares a scheme with another (``must``, ``may``) or not (``no``). Only one of single
+    ``points`` takes ``at`` and ``over_at``. A ``timed`` one rests on times; an ``absolute`` one means nothing on a
+    stand-in; a ``counted`` one needs no run, only the published architecture.
     """
 
     what: str
     unit: Kind = "x"
     neutral: float = 1.0
     over: Literal["must", "may", "no"] = "must"
+    points: bool = False
     timed: bool = False
     absolute: bool = False
     counted: bool = False
@@ -47,27 +48,34 @@ METRICS: Mapping[str, ClaimMetric] = {
         what="bytes over the other's at equal score, averaged over scores (BD-rate plus 1)"
     ),
     "mean_bytes_change": ClaimMetric(what="mean_bytes_ratio less 1: BD-rate", unit="%", neutral=0.0),
-    "latency_ratio": ClaimMetric(what="T over the other's at equal score, at each uplink", timed=True),
-    "latency_change": ClaimMetric(what="latency_ratio less 1", unit="%", neutral=0.0, timed=True),
+    "latency_ratio": ClaimMetric(what="T over the other's at equal score, at each uplink", timed=True, points=True),
+    "latency_change": ClaimMetric(what="latency_ratio less 1", unit="%", neutral=0.0, timed=True, points=True),
     "rate_gain": ClaimMetric(
         what="the ratio of device and server times over the ratio of bytes: below 1 where a higher rate lowers the "
         "ratio of the two latencies",
         timed=True,
+        points=True,
     ),
-    "server_time_ratio": ClaimMetric(what="T_server over the other's", timed=True),
-    "latency_s": ClaimMetric(what="T at each uplink", unit="s", neutral=0.0, over="no", timed=True, absolute=True),
+    "server_time_ratio": ClaimMetric(what="T_server over the other's", timed=True, points=True),
+    "latency_s": ClaimMetric(
+        what="T at each uplink", unit="s", neutral=0.0, over="no", timed=True, absolute=True, points=True
+    ),
     "link_share": ClaimMetric(
-        what="T_link over T at each uplink", unit="%", neutral=0.0, over="no", timed=True, absolute=True
+        what="T_link over T at each uplink", unit="%", neutral=0.0, over="no", timed=True, absolute=True, points=True
     ),
-    "score_share": ClaimMetric(what="score over the other's, or over the reference's", unit="%", over="may"),
+    "score_share": ClaimMetric(
+        what="score over the other's, or over the reference's", unit="%", over="may", points=True
+    ),
     "neighbours_share": ClaimMetric(
         what="score over that with K = 5 neighbours, for each other K", unit="%", over="no"
     ),
     "operations_ratio": ClaimMetric(
-        what="floating-point operations of a side or of some of its stages, over the other's"
+        what="floating-point operations of a side or of some of its stages, over the other's", points=True
     ),
-    "memory_ratio": ClaimMetric(what="peak memory of a side less its weights, over the other's"),
-    "visual_share": ClaimMetric(what="visual tokens among those of the prompt", unit="%", neutral=0.0, over="no"),
+    "memory_ratio": ClaimMetric(what="peak memory of a side less its weights, over the other's", points=True),
+    "visual_share": ClaimMetric(
+        what="visual tokens among those of the prompt", unit="%", neutral=0.0, over="no", points=True
+    ),
     "likelihood_lead": ClaimMetric(
         what="mean log-likelihood of a Laplacian less the best of Gaussian and Cauchy",
         unit="nats",
@@ -90,7 +98,7 @@ METRICS: Mapping[str, ClaimMetric] = {
         over="no",
     ),
     "features_share": ClaimMetric(
-        what="n_c over V of the architecture", unit="%", neutral=0.0, over="no", counted=True
+        what="n_c over V of the architecture", unit="%", neutral=0.0, over="no", counted=True, points=True
     ),
     "trainable_parameters": ClaimMetric(
         what="LoRA, projector and codec of the architecture", unit="count", neutral=0.0, over="no", counted=True
@@ -123,11 +131,12 @@ class Criterion(Frozen):
     """One number, and what is claimed of it: exactly one of ``value``, ``between``, ``inside``, ``below``, ``above``.
 
     ``of`` and ``over`` are schemes. ``at`` and ``over_at`` pick operating points by their parameters; without them it
-    is the point that is selected at equal score. ``value`` may be off by ``give``, as far as the claim is rounded.
-    ``between`` is a range that a number has over scores or rates; ``inside`` claims that a number is within a range.
-    ``where`` says which of several numbers is meant: ``some``, that the value lies among them. Shares and changes are
-    fractions: -0.36 is 36 % less. ``study`` is another than the claim's, ``versus`` one by whose number this one is
-    divided. A test that does not ``decide`` is only shown.
+    is the point that is selected at equal score. ``score_share`` takes ``at`` for both where there is no ``over_at``.
+    ``value`` may be off by ``give``, as far as the claim is rounded. ``between`` is a range that a number has over
+    scores or rates; ``inside`` claims that a number is within a range. ``where`` says which of several numbers is
+    meant: ``some``, that the value lies among them. Shares and changes are fractions: -0.36 is 36 % less. ``study`` is
+    another than the claim's, ``versus`` one by whose number this one is divided. A test that does not ``decide`` is
+    only shown.
     """
 
     metric: MetricName
@@ -183,6 +192,13 @@ class Criterion(Frozen):
             raise ValueError(f"over: leave {', '.join(self.over)} out; {self.metric} is of only one scheme")
         if (self.metric in ("operations_ratio", "memory_ratio")) != (self.side is not None):
             raise ValueError(f"side: only operations_ratio and memory_ratio take it, and need it; not {self.metric}")
+        for name in ("at", "over_at"):
+            if getattr(self, name) and not about.points:
+                raise ValueError(f"{name}: leave it out; {self.metric} is not of a single point")
+        if self.over_at and not self.over:
+            raise ValueError("over_at: leave it out; there is no 'over:' whose point it would pick")
+        if self.stages and self.side is None:
+            raise ValueError(f"stages: leave them out; {self.metric} is not of single stages")
         if self.metric == "features_share" and not isinstance(self.at.get("n_c"), float | int):
             raise ValueError("at: features_share needs a number of features, such as at: {n_c: 16}")
         if self.versus is not None and about.neutral == 0 and self.metric != "visual_share":

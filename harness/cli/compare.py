@@ -143,6 +143,8 @@ def compared(reference: Path, candidate: Path, limits: Any, tolerance: float, li
             runs.append(dataclasses.replace(of_pair, notes=(*of_pair.notes, *doubts)))
         except ResultsError as error:
             refused.append(str(error))
+    if left := _without_reference(reference, candidate):
+        notes.append(f"{reference}: there is no run of this name; not compared: {', '.join(left)}")
     if not runs and not refused:
         raise ResultsError(f"{candidate}: has no run with the name of one in {reference}, so nothing is compared")
     return Found(runs=runs, refused=refused, notes=notes)
@@ -172,8 +174,10 @@ def _pairs(reference: Path, candidate: Path) -> Iterator[tuple[Path, Path | None
     from harness.files import no_folder
     from harness.runs.provenance import MANIFEST
 
+    # The name of "." is that of the folder it is.
+    reference_name, candidate_name = (folder.absolute().name for folder in (reference, candidate))
     if (reference / MANIFEST).exists():
-        own = candidate / reference.name
+        own = candidate / reference_name
         yield reference, candidate if (candidate / MANIFEST).exists() or not (own / MANIFEST).exists() else own
         return
     for folder in (reference, candidate):
@@ -183,13 +187,23 @@ def _pairs(reference: Path, candidate: Path) -> Iterator[tuple[Path, Path | None
     if not names:
         raise ResultsError(f"{reference}: neither a run nor a folder of runs; 'harness run' makes one")
     if (candidate / MANIFEST).exists():
-        if candidate.name not in names:
-            raise ResultsError(f"{reference}: has no run named {candidate.name}; it has: {', '.join(names)}")
-        yield reference / candidate.name, candidate
+        if candidate_name not in names:
+            raise ResultsError(f"{reference}: has no run named {candidate_name}; it has: {', '.join(names)}")
+        yield reference / candidate_name, candidate
         return
     for name in names:
         there = candidate / name
         yield reference / name, there if (there / MANIFEST).exists() else None
+
+
+def _without_reference(reference: Path, candidate: Path) -> list[str]:
+    """The names of the runs of a folder that have none in the other."""
+    from harness.runs.provenance import MANIFEST
+
+    if any((folder / MANIFEST).exists() for folder in (reference, candidate)):
+        return []
+    names = sorted(path.parent.name for path in candidate.glob(f"*/{MANIFEST}"))
+    return [name for name in names if not (reference / name / MANIFEST).exists()]
 
 
 def _commits(

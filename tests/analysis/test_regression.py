@@ -174,6 +174,35 @@ def test_elsewhere_lost_answers_and_moved_bytes_fail(run: Record) -> None:
 
 
 @pytest.mark.slow
+def test_equal_answers_judged_otherwise_differ(run: Record) -> None:
+    """One question lost and one won at a point leave its score and every answer as they were."""
+    points, verdicts = run.outcomes["point"].to_pylist(), run.outcomes["correct"].to_pylist()
+    lost = next(row for row, right in enumerate(verdicts) if right)
+    won = next(row for row, right in enumerate(verdicts) if not right and points[row] == points[lost])
+    swapped = changed(changed(run, "correct", lost, lambda _: False), "correct", won, lambda _: True)
+    found, checks = compare(run, swapped)
+    assert [c.quantity for c in found.checks if c.fails] == ["answers"]
+    assert (checks["answers"].differing, checks["scores"].differing) == (2, 0)
+    assert checks["answers"].details[0].endswith(": correct was True, is False")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantity", ["answers", "tokens"])
+def test_elsewhere_a_share_that_was_asked_for_is_a_limit_too(run: Record, quantity: str) -> None:
+    """Thirty answers that became right, or one token longer, are no regression by themselves."""
+    wrong = np.flatnonzero(~run.outcomes["correct"].to_numpy(zero_copy_only=False))[:30]
+    other = elsewhere(run, processor="b")
+    for row in map(int, wrong):
+        other = changed(other, "answer", row, lambda _: "C")
+        other = changed(changed(other, "correct", row, lambda _: True), "answer_tokens", row, lambda n: n + 1)
+    share = 30 / run.outcomes.num_rows
+    assert not compare(run, other)[0].regressed
+    assert not compare(run, other, wanted={quantity: Limit(share, share=True)})[0].regressed
+    found, _ = compare(run, other, wanted={quantity: Limit(0.9 * share, share=True)})
+    assert [c.quantity for c in found.checks if c.fails] == [quantity]
+
+
+@pytest.mark.slow
 def test_counted_answers_raise_no_more_false_alarms_than_stated(run: Record) -> None:
     """Answers that flip in both directions by chance fail in at most 5 % of seeded comparisons of all points."""
     rng = np.random.default_rng(0)

@@ -23,7 +23,7 @@ from harness.records import ResourceRow, to_table
 from harness.runs import illustrations
 from harness.scenario.load import hash_of
 from harness.tofc.trained import find_codec
-from tests.made_up_run import POINTS
+from tests.made_up_run import MACHINE, POINTS
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -248,6 +248,60 @@ def test_a_stand_in_reproduces_nothing(full: Analysis, standing: Analysis) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("machines", [None, {"device": "Orin"}, {"device": "a processor", "server": "a processor"}])
+def test_schemes_timed_on_different_machines_are_not_compared(full: Analysis, machines: Mapping[str, str]) -> None:
+    """Times of one scheme's device, recorded elsewhere, say nothing beside another's that were measured here."""
+    stages = full.record.stages
+    moved = pc.and_(pc.equal(stages["pipeline"], "tofc"), pc.equal(stages["side"], "device"))
+    for column, value in (("machine", "AGX Orin"), ("source", "recorded")):
+        place = stages.schema.get_field_index(column)
+        given = pc.if_else(moved, value, stages[column]).cast(stages.schema.field(place).type)
+        stages = stages.set_column(place, stages.schema.field(place), given)
+    scenario = {**full.manifest.scenario, "profile": [{"path": "orin.csv", "pipeline": "tofc", "side": "device"}]}
+    manifest = full.manifest.model_copy(update={"scenario": scenario, "scenario_hash": hash_of(scenario)})
+    apart = Analysis(dataclasses.replace(full.record, manifest=manifest, stages=stages))
+    assert apart.reasons == ()
+    mixed = {"metric": "latency_ratio", "of": "tofc", "over": "raw_features", "below": 1}
+    tests = [
+        mixed, {**mixed, "metric": "rate_gain"}, {**mixed, "metric": "latency_change", "of": "jpeg", "over": "tofc"},
+        {**mixed, "metric": "server_time_ratio"}, {**mixed, "over": "server_only"},
+        {**mixed, "of": "webp", "over": "jpeg"}, {**mixed, "metric": "bytes_ratio", "over": "jpeg"},
+    ]  # fmt: skip
+    entries = ledger.entries(_claims(*tests, machines=machines), [apart])
+    for entry in entries[:3]:
+        assert entry.verdict is Verdict.NOT_TESTABLE
+        assert entry.why.startswith("the device stages were timed on different machines: ")
+        assert "tofc on AGX Orin" in entry.why
+        assert MACHINE in entry.why
+        assert not entry.tested[0].items
+    assert not any("machines" in entry.why for entry in entries[3:])
+    # A machine of a scheme that is not compared stands in for nothing.
+    assert (not entries[5].tested[0].stand_ins) == (machines != {"device": "Orin"})
+
+
+@pytest.mark.slow
+def test_runs_timed_on_different_machines_are_not_divided(full: Analysis) -> None:
+    """A ratio of times of one study over that of another is one of two machines too."""
+    studies = {**STUDIES, "other": {"benchmarks": "MME", "backbone": "llava-1.5-7b"}}
+    test = {"metric": "latency_ratio", "of": "tofc", "over": "raw_features", "versus": "other", "below": 2}
+    listed = [{"id": 1, "where": "here", "says": "so", "study": "street", "tests": [test]}]
+    claims = model.Claims.model_validate({"title": "Ours", "studies": studies, "claims": listed})
+    scenario = {**full.manifest.scenario, "benchmark": "MME", "backbone": "llava-1.5-7b"}
+    other = _as(full, scenario=scenario, scenario_hash=hash_of(scenario), name="other")
+    (entry,) = ledger.entries(claims, [full, other])
+    assert entry.verdict is Verdict.REPRODUCED, entry.why
+    place = other.record.stages.schema.get_field_index("machine")
+    field = other.record.stages.schema.field(place)
+    stages = other.record.stages.set_column(place, field, pa.array(["b"] * other.record.stages.num_rows, field.type))
+    (entry,) = ledger.entries(claims, [full, Analysis(dataclasses.replace(other.record, stages=stages))])
+    assert entry.verdict is Verdict.NOT_TESTABLE
+    assert entry.why == (
+        f"the device stages were timed on different machines: tofc in tonight on {MACHINE}; raw_features in tonight on "
+        f"{MACHINE}; tofc in other on b; raw_features in other on b"
+    )
+
+
+@pytest.mark.slow
 def test_an_invalid_run_shows_no_time_and_its_bytes_where_these_are_beyond_doubt(full: Analysis) -> None:
     """A disturbed run keeps its answers; with code that cannot be restored nothing counts."""
     timed = {"metric": "latency_ratio", "of": "tofc", "over": "raw_features", "below": 1}
@@ -340,6 +394,12 @@ def test_operations_and_memory_of_halves_are_those_of_the_rows(full: Analysis) -
     pair = {"of": "tofc", "over": "jpeg", "at": first["tofc"], "over_at": first["jpeg"], "side": "server", "below": 1}
     assert _items(run, metric="operations_ratio", **pair)[0].estimate == Estimate(0.1, 0.1, 0.1)
     assert _items(run, metric="operations_ratio", stages=["prefill"], **pair)[0].estimate.value == pytest.approx(0.4)
+    # One of the two schemes may lack a stage; a name that both lack is a mistake.
+    both = ["prefill", "vision_encode"]
+    assert _items(run, metric="operations_ratio", stages=both, **pair)[0].estimate.value == pytest.approx(0.1)
+    found = _items(run, metric="operations_ratio", stages=["prefill", "vision_encod"], **pair)[0].estimate
+    assert math.isnan(found.value)
+    assert found.reason == "neither tofc nor jpeg has a server stage vision_encod"
     found = _items(run, metric="memory_ratio", **pair)[0].estimate
     assert (found.value, found.low, found.high) == pytest.approx((0.5, 1.7 / 4.3, 2.3 / 3.7))
     little = [dataclasses.replace(row, value=5.1e6) if row.value == 7e6 else row for row in rows]

@@ -65,6 +65,27 @@ def test_the_status_is_the_verdict(harness: Harness, runs: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_run_without_its_pair_is_noted(harness: Harness, runs: Path) -> None:
+    """On either side, also where others are compared."""
+    shutil.copytree(runs / "same" / "tonight", runs / "more" / "tonight")
+    shutil.copytree(runs / "same" / "tonight", runs / "more" / "tomorrow")
+    status, out, _ = harness("compare", runs / "reference", runs / "more", "--format", "json")
+    note = f"{runs / 'reference'}: there is no run of this name; not compared: tomorrow"
+    assert (status, json.loads(out)["notes"]) == (0, [note])
+    status, out, _ = harness("compare", runs / "more", runs / "reference", "--format", "json")
+    note = f"{runs / 'more' / 'tomorrow'}: there is no run of this name in {runs / 'reference'}; it is not compared"
+    assert (status, json.loads(out)["notes"]) == (0, [note])
+
+
+@pytest.mark.slow
+def test_the_working_folder_has_its_name(harness: Harness, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is given as ``.`` is paired with that of its name, on either side."""
+    monkeypatch.chdir(runs / "same" / "tonight")
+    assert harness("compare", runs / "reference", ".")[0] == 0
+    assert harness("compare", ".", runs / "reference")[0] == 0
+
+
+@pytest.mark.slow
 def test_an_invalid_run_is_noted(harness: Harness, runs: Path) -> None:
     """With its first reason and the number of the others, in every form; the status is that of what is compared."""
     record = Run.read(runs / "same" / "tonight")
