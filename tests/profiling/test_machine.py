@@ -13,7 +13,7 @@ from typing import Any
 import pynvml
 import pytest
 
-from harness.profiling.machine import machine_name, this_machine
+from harness.profiling.machine import conditions, machine_name, this_machine
 from harness.profiling.telemetry import Telemetry
 from tests.fake_nvml import FakeGpu, driver
 
@@ -183,6 +183,29 @@ def test_another_power_mode_or_pinned_clocks_make_another_machine_on_one_instanc
     assert (slower["power_mode"], pinned["jetson_clocks"]) == ("MODE_30W", True)
     assert len({found["machine_id"] for found in (plain, slower, pinned)}) == 3
     assert len({found["instance_id"] for found in (plain, slower, pinned)}) == 1
+
+
+def test_clocks_are_those_of_the_processors_that_are_online(tmp_path: Path) -> None:
+    """In its mode of 30 W an AGX Orin has eight; the last clocks of the others are still in sysfs."""
+    root = orin(tmp_path, **{"sys/class/devfreq/17000000.gpu/min_freq": 1_300_500_000})
+    for number in range(12):
+        folder, online = root / f"sys/devices/system/cpu/cpu{number}", number < 8
+        clocks = {"scaling_min_freq": 1_728_000, "scaling_max_freq": 1_728_000, "scaling_cur_freq": 1_728_000}
+        last = {"scaling_min_freq": 729_600, "scaling_max_freq": 2_201_600, "scaling_cur_freq": 2_201_600}
+        files = {"online": int(online)} | {
+            f"cpufreq/{name}": value for name, value in (clocks if online else last).items()
+        }
+        tree(folder, files)
+    assert card(root)["jetson_clocks"] is True
+    with driver(init=NO_LIBRARY):
+        assert conditions(root)["cpu_mhz"] == 1728
+        telemetry = Telemetry(root / "sys")
+    telemetry.begin()
+    telemetry.end()
+    assert telemetry.sources["clocks"] == "1728 to 1728 MHz"
+    for name in last:
+        (root / f"sys/devices/system/cpu/cpu11/cpufreq/{name}").write_text("")
+    assert card(root)["jetson_clocks"] is True
 
 
 def test_a_power_mode_that_cannot_be_read_is_null(tmp_path: Path) -> None:
