@@ -26,6 +26,8 @@ _COUNTERS = (
 )
 _SLOWS = ("cpufreq-", "devfreq-", "thermal-cpufreq-", "thermal-devfreq-", "Processor")
 """Prefixes of the types of cooling devices that slow something down; others are fans."""
+_SLOWED = "-throttle-alert"
+"""Ends the types of those by which Linux for Tegra says that a part of the chip is too hot for its clock."""
 
 _REASONS = "CurrentClocksEventReasons"
 
@@ -50,7 +52,7 @@ class Telemetry:
         self._cooling = {
             path: kind
             for path in _readable(system / "class" / "thermal", "cooling_device*/cur_state")
-            if (kind := _text(path.with_name("type")) or "").startswith(_SLOWS)
+            if (kind := _text(path.with_name("type")) or "").startswith(_SLOWS) or kind.endswith(_SLOWED)
         }
         clocks = [folder / "scaling_cur_freq" for folder in cpufreq(system / "devices" / "system" / "cpu")]
         self._clocks = [path for path in clocks if _number(path) is not None]
