@@ -125,6 +125,11 @@ def _has_code(major: int, minor: int, known: Sequence[str]) -> bool:
 def _power(card: Mapping[str, Any]) -> Iterator[str]:
     """The settings that slow a Jetson down on purpose."""
     if card.get("l4t") is None:
+        if str(card.get("system")).endswith("-tegra"):
+            yield (
+                "the kernel is a Jetson's, and /etc/nv_tegra_release is missing: the power mode and the GPU's clocks "
+                "are not recorded; docs/hardware.md shows what a container has to mount"
+            )
         return
     mode = card.get("power_mode")
     if mode not in _FASTEST:

@@ -261,10 +261,17 @@ def _jetpack(root: Path) -> str | None:
 
 
 def _nvpmodel(root: Path) -> str | None:
-    """The power mode of Linux for Tegra, such as MAXN; it says which cores are on and how high their clocks go."""
+    """The power mode of Linux for Tegra, such as MAXN; it says which cores are on and how high their clocks go.
+
+    A container lacks the program: there it is the mode that the program has noted, by its name in the configuration.
+    """
     program = root / "usr/sbin/nvpmodel"
     if not program.exists():
-        return None
+        noted = re.search(r"pmode:0*(\d+)", _text(root / "var/lib/nvpmodel/status") or "")
+        modes = re.findall(
+            r"^< *POWER_MODEL +ID=(\d+) +NAME=(\S+)", _text(root / "etc/nvpmodel.conf") or "", re.MULTILINE
+        )
+        return dict(modes).get(noted[1]) if noted else None
     try:
         done = subprocess.run(
             [str(program), "-q"],

@@ -77,6 +77,7 @@ def test_a_half_that_cannot_be_made_says_why() -> None:
     ("card", "notes"),
     [
         ({"l4t": None, "power_mode": "balanced"}, []),
+        ({"l4t": None, "system": "Linux 5.15.148-tegra"}, ["the kernel is a Jetson's, and /etc/nv_tegra_release"]),
         ({"l4t": "39.2", "power_mode": "MAXN", "jetson_clocks": True}, []),
         ({"l4t": "39.2", "power_mode": "15W", "jetson_clocks": True}, ["the power mode is 15W"]),
         ({"l4t": "39.2", "power_mode": "MAXN", "jetson_clocks": False}, ["clocks vary; 'sudo jetson_clocks'"]),

@@ -214,6 +214,21 @@ def test_a_power_mode_that_cannot_be_read_is_null(tmp_path: Path) -> None:
         assert card(orin(tmp_path / str(number), **{"usr/sbin/nvpmodel": script}))["power_mode"] is None
 
 
+@pytest.mark.parametrize(
+    ("status", "mode"),
+    [("pmode:0002 fmode:quiet", "MODE_30W"), ("pmode:0000", "MAXN"), ("pmode:0007", None), ("", None)],
+)
+def test_the_power_mode_in_a_container_is_the_one_that_is_noted(tmp_path: Path, status: str, mode: str | None) -> None:
+    """The program is the host's; its configuration and what it noted can be mounted."""
+    conf = (
+        "# < POWER_MODEL ID=7 NAME=NONE >\n< POWER_MODEL ID=0 NAME=MAXN >\nCPU_ONLINE CORE_0 1\n\n"
+        "< POWER_MODEL ID=2 NAME=MODE_30W >\nCPU_ONLINE CORE_0 1\n< PM_CONFIG DEFAULT=2 >"
+    )
+    root = orin(tmp_path, **{"etc/nvpmodel.conf": conf, "var/lib/nvpmodel/status": status})
+    (root / "usr/sbin/nvpmodel").unlink()
+    assert card(root)["power_mode"] == mode
+
+
 def test_jetpack_is_null_where_its_package_is_not_installed(tmp_path: Path) -> None:
     """A removed package leaves an entry."""
     removed = "Package: nvidia-jetpack\nStatus: deinstall ok config-files\nVersion: 6.2+b77"
