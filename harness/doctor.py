@@ -23,6 +23,8 @@ from harness.stock import Stock, missing, take_stock
 
 _FASTEST = ("MAXN", "MAXN_SUPER")
 """The power modes in which a Jetson limits nothing."""
+_JETSONS = {"sm_53", "sm_62", "sm_72", "sm_87", "sm_101"}
+"""Code for these GPUs runs only on them, and that of no other GPU on them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,10 +101,11 @@ def _torch(has_gpu: bool) -> tuple[str, bool, list[str], list[str]]:
 
     version, cuda = importlib.metadata.version("torch"), torch.version.cuda
     if torch.cuda.is_available():
-        capability = "sm_{}{}".format(*torch.cuda.get_device_capability())
+        major, minor = torch.cuda.get_device_capability()
         known = torch.cuda.get_arch_list()
-        note = f"torch {version} has no code of its own for this GPU ({capability}; it has {', '.join(known)})"
-        return f"torch {version} for CUDA {cuda}, on the GPU", True, [] if capability in known else [note], []
+        note = f"torch {version} has no code of its own for this GPU (sm_{major}{minor}; it has {', '.join(known)})"
+        notes = [] if _has_code(major, minor, known) else [note]
+        return f"torch {version} for CUDA {cuda}, on the GPU", True, notes, []
     line = f"torch {version}{f' for CUDA {cuda}' if cuda else ', without CUDA'}, on the processor"
     if not has_gpu:
         return line, False, [], []
@@ -111,9 +114,22 @@ def _torch(has_gpu: bool) -> tuple[str, bool, list[str], list[str]]:
     return line, False, [f"there is a GPU, and its driver ({nvml.driver()}) does not run CUDA {cuda}; update it"], []
 
 
+def _has_code(major: int, minor: int, known: Sequence[str]) -> bool:
+    """Whether code for one of the GPUs ``known`` runs here: a Jetson takes its own, others that of their generation."""
+    if f"sm_{major}{minor}" in known:
+        return True
+    earlier = {f"sm_{major}{before}" for before in range(minor)} - _JETSONS
+    return f"sm_{major}{minor}" not in _JETSONS and not earlier.isdisjoint(known)
+
+
 def _power(card: Mapping[str, Any]) -> Iterator[str]:
     """The settings that slow a Jetson down on purpose."""
     if card.get("l4t") is None:
+        if str(card.get("system")).endswith("-tegra"):
+            yield (
+                "the kernel is a Jetson's, and /etc/nv_tegra_release is missing: the power mode and the GPU's clocks "
+                "are not recorded; docs/hardware.md shows what a container has to mount"
+            )
         return
     mode = card.get("power_mode")
     if mode not in _FASTEST:

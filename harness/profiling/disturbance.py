@@ -179,10 +179,12 @@ class Watch:
                 self._delays[new] = os.open(self._tasks / new / "schedstat", os.O_RDONLY)
 
     def _told(self) -> bool:
+        """Whether the kernel counts it: if not, it reports zeros, also for the time that a thread has run."""
         try:
-            return len((self._tasks.parent / "schedstat").read_text().split()) >= 2
-        except OSError:
+            ran_ns, _ = (self._tasks.parent / "schedstat").read_text().split()[:2]
+        except (OSError, ValueError):
             return False
+        return ran_ns != "0"
 
     def _beats(self) -> bool:
         if self._heartbeat is None:

@@ -14,7 +14,7 @@ class Unavailable(Exception):  # noqa: N818
 def rails() -> tuple[Callable[[], Mapping[str, float]], Callable[[], None]]:
     """A function that reads the watts of each line, and one that ends it; raises :class:`Unavailable` without jtop."""
     try:
-        from jtop import JtopException, jtop
+        from jtop import jtop
     except ImportError:
         raise Unavailable("it is not installed: pip install 'tofc-harness[jetson]'") from None
     client = jtop(interval=INTERVAL_S)
@@ -23,7 +23,9 @@ def rails() -> tuple[Callable[[], Mapping[str, float]], Callable[[], None]]:
         if not client.ok():
             raise Unavailable("its service has stopped")
         lines = dict(_lines(client.power))
-    except (JtopException, OSError) as error:
+    except Unavailable:
+        raise
+    except Exception as error:  # Besides its own it raises those of its queue, such as Empty if its service is busy.
         raise Unavailable(" ".join(str(error).split()) or type(error).__name__) from None
     if not lines:
         client.close()

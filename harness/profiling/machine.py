@@ -93,7 +93,7 @@ def conditions(root: Path = Path("/")) -> Conditions:
     A fact that the system does not report is left out. ``root`` is where proc and sys are.
     """
     processors = root / "sys/devices/system/cpu"
-    khz = [_number(path) for path in sorted(processors.glob("cpu[0-9]*/cpufreq/scaling_cur_freq"))]
+    khz = [_number(folder / "scaling_cur_freq") for folder in cpufreq(processors)]
     known_khz = [one for one in khz if one is not None]
     now_mhz = _clock_now_mhz(root)
     found: dict[str, float | str | bool | None] = {
@@ -115,6 +115,15 @@ def conditions(root: Path = Path("/")) -> Conditions:
         if (thousandths := _number(zone / "temp")) is not None:
             found[f"{_text(zone / 'type') or zone.name} temperature_c"] = thousandths / 1000
     return {fact: value for fact, value in found.items() if value is not None}
+
+
+def cpufreq(processors: Path) -> list[Path]:
+    """The folders with the clocks of the processors that are online, in a steady order.
+
+    A power mode of a Jetson takes processors offline; the clocks in their folders are their last ones, or unreadable.
+    """
+    folders = sorted(processors.glob("cpu[0-9]*/cpufreq"))
+    return [folder for folder in folders if _number(folder.parent / "online") != 0]
 
 
 def _machine(root: Path, gpus: list[nvml.Gpu]) -> dict[str, Any]:
@@ -252,10 +261,17 @@ def _jetpack(root: Path) -> str | None:
 
 
 def _nvpmodel(root: Path) -> str | None:
-    """The power mode of Linux for Tegra, such as MAXN; it says which cores are on and how high their clocks go."""
+    """The power mode of Linux for Tegra, such as MAXN; it says which cores are on and how high their clocks go.
+
+    A container lacks the program: there it is the mode that the program has noted, by its name in the configuration.
+    """
     program = root / "usr/sbin/nvpmodel"
     if not program.exists():
-        return None
+        noted = re.search(r"pmode:0*(\d+)", _text(root / "var/lib/nvpmodel/status") or "")
+        modes = re.findall(
+            r"^< *POWER_MODEL +ID=(\d+) +NAME=(\S+)", _text(root / "etc/nvpmodel.conf") or "", re.MULTILINE
+        )
+        return dict(modes).get(noted[1]) if noted else None
     try:
         done = subprocess.run(
             [str(program), "-q"],
@@ -276,7 +292,7 @@ def _jetson_clocks(root: Path) -> bool | None:
     gpu = _tegra_gpu(root)
     if gpu is None:
         return None
-    folders = sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq"))
+    folders = cpufreq(root / "sys/devices/system/cpu")
     ranges = [(_number(folder / "scaling_min_freq"), _number(folder / "scaling_max_freq")) for folder in folders]
     ranges.append((_number(gpu / "min_freq"), _number(gpu / "max_freq")))
     return None if None in {end for ends in ranges for end in ends} else all(low == high for low, high in ranges)

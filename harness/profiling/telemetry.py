@@ -5,7 +5,8 @@ Four things are watched if the system has them; others are recorded as unavailab
 - ``counters``: Linux on x86 counts each core's and package's thermal throttling (``cpu*/thermal_throttle``), Linux for
   Tegra the events of over-current, at which clocks are lowered (``hwmon*/oc*_event_cnt``);
 - ``cooling``: Linux's cooling devices that slow a processor or a GPU are above their state 0 (``class/thermal``);
-- ``clocks``: the processor's frequencies (``cpu*/cpufreq``), recorded without a verdict: a governor lowers them too;
+- ``clocks``: the frequencies of the processors that are online (``cpu*/cpufreq``), recorded without a verdict: a
+  governor lowers them too;
 - ``gpu``: NVML's reasons for a lower clock, for heat or power, of each NVIDIA GPU.
 
 A counter is compared over a unit of work, so nothing in between is missed; a state is read after each request.
@@ -15,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from harness.profiling import nvml
-from harness.profiling.machine import Conditions, conditions
+from harness.profiling.machine import Conditions, conditions, cpufreq
 from harness.runs.provenance import UNAVAILABLE
 
 _COUNTERS = (
@@ -25,6 +26,8 @@ _COUNTERS = (
 )
 _SLOWS = ("cpufreq-", "devfreq-", "thermal-cpufreq-", "thermal-devfreq-", "Processor")
 """Prefixes of the types of cooling devices that slow something down; others are fans."""
+_SLOWED = "-throttle-alert"
+"""Ends the types of those by which Linux for Tegra says that a part of the chip is too hot for its clock."""
 
 _REASONS = "CurrentClocksEventReasons"
 
@@ -45,14 +48,14 @@ class Telemetry:
     """
 
     def __init__(self, system: Path = Path("/sys")) -> None:
-        processors = system / "devices" / "system" / "cpu"
         self._counters = [path for pattern in _COUNTERS for path in _readable(system, pattern)]
         self._cooling = {
             path: kind
             for path in _readable(system / "class" / "thermal", "cooling_device*/cur_state")
-            if (kind := _text(path.with_name("type")) or "").startswith(_SLOWS)
+            if (kind := _text(path.with_name("type")) or "").startswith(_SLOWS) or kind.endswith(_SLOWED)
         }
-        self._clocks = _readable(processors, "cpu[0-9]*/cpufreq/scaling_cur_freq")
+        clocks = [folder / "scaling_cur_freq" for folder in cpufreq(system / "devices" / "system" / "cpu")]
+        self._clocks = [path for path in clocks if _number(path) is not None]
         self._gpus, not_watched = _gpus()
         self._sources = {
             "counters": _watched(len(self._counters), "throttling counters", "no throttling counters"),

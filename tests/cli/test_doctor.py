@@ -77,6 +77,7 @@ def test_a_half_that_cannot_be_made_says_why() -> None:
     ("card", "notes"),
     [
         ({"l4t": None, "power_mode": "balanced"}, []),
+        ({"l4t": None, "system": "Linux 5.15.148-tegra"}, ["the kernel is a Jetson's, and /etc/nv_tegra_release"]),
         ({"l4t": "39.2", "power_mode": "MAXN", "jetson_clocks": True}, []),
         ({"l4t": "39.2", "power_mode": "15W", "jetson_clocks": True}, ["the power mode is 15W"]),
         ({"l4t": "39.2", "power_mode": "MAXN", "jetson_clocks": False}, ["clocks vary; 'sudo jetson_clocks'"]),
@@ -87,3 +88,25 @@ def test_a_jetson_that_is_slowed_down_is_reported(card: dict[str, object], notes
     """Its mode and its clocks, with the commands that set them; other machines have neither."""
     found = examine(card={"name": "a board", "memory_gib": 64, **card}).notes
     assert [line[: len(note)] for line, note in zip(found, notes, strict=True)] == notes
+
+
+@pytest.mark.parametrize(
+    ("capability", "known", "noted"),
+    [
+        ((8, 9), ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"], False),
+        ((8, 9), ["sm_75", "sm_90"], True),
+        ((8, 0), ["sm_86"], True),
+        ((8, 9), ["sm_87"], True),
+        ((8, 7), ["sm_80", "sm_90", "sm_110"], True),
+        ((8, 7), ["sm_87"], False),
+    ],
+)
+def test_a_gpu_that_runs_code_of_its_generation_is_not_noted(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], known: list[str], noted: bool
+) -> None:
+    """An RTX 4090 runs that for sm_80 and sm_86; a Jetson's GPU runs only its own."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: capability)
+    monkeypatch.setattr("torch.cuda.get_arch_list", lambda: known)
+    found = examine(card={"name": "a board", "memory_gib": 64}).notes
+    assert any("no code of its own" in note for note in found) == noted

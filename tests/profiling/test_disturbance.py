@@ -131,6 +131,17 @@ def test_what_a_system_does_not_report_is_unavailable(tmp_path: Path) -> None:
     assert all(told.startswith(UNAVAILABLE) for told in watch.sources.values())
 
 
+@pytest.mark.parametrize(("counts", "told"), [("0 0 0\n", False), ("", False), ("5000 0 1\n", True)])
+def test_a_kernel_that_does_not_count_the_run_delay_reports_zeros(tmp_path: Path, counts: str, told: bool) -> None:
+    """Without schedstats, and delay accounting off, each count is 0: nothing is known of waiting."""
+    (tmp_path / "self" / "task" / "1").mkdir(parents=True)
+    for folder in (tmp_path / "self", tmp_path / "self" / "task" / "1"):
+        (folder / "schedstat").write_text(counts)
+    watch = Watch(tmp_path)
+    assert watch.tells == told
+    assert watch.sources["run delay"].startswith(UNAVAILABLE) != told
+
+
 def test_pressure_is_the_share_of_time_in_which_some_task_waited(tmp_path: Path, instants: dict[str, float]) -> None:
     """From the kernel's total, over at least four seconds."""
     (tmp_path / "pressure").mkdir()

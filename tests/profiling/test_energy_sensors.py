@@ -1,5 +1,6 @@
 """Sensors of energy in the libraries' and the kernel's own structures."""
 
+import queue
 import sys
 import threading
 import time
@@ -247,6 +248,14 @@ def test_a_jtop_without_its_service_is_a_reason(tmp_path: Path, jtop: type[FakeJ
     jtop.fails = FakeJtopError("The jtop.service is not active. Please run:\nsudo systemctl restart jtop.service")
     with driver(init=12), Meters(tmp_path) as meters:
         assert "no jtop: The jtop.service is not active. Please run: sudo systemctl restart" in meters.sources
+
+
+def test_a_jtop_that_fails_otherwise_is_a_reason(tmp_path: Path, jtop: type[FakeJtop]) -> None:
+    """Its service did not answer in time, or ended meanwhile."""
+    for error, reason in ((queue.Empty(), "Empty"), (EOFError(), "EOFError")):
+        jtop.fails = error
+        with driver(init=12), Meters(tmp_path) as meters:
+            assert f"no jtop: {reason}" in meters.sources
 
 
 def test_a_machine_reports_its_present_clocks_and_temperatures(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pynvml
 import pytest
 
-from harness.profiling.machine import machine_name, this_machine
+from harness.profiling.machine import conditions, machine_name, this_machine
 from harness.profiling.telemetry import Telemetry
 from tests.fake_nvml import FakeGpu, driver
 
@@ -185,10 +185,48 @@ def test_another_power_mode_or_pinned_clocks_make_another_machine_on_one_instanc
     assert len({found["instance_id"] for found in (plain, slower, pinned)}) == 1
 
 
+def test_clocks_are_those_of_the_processors_that_are_online(tmp_path: Path) -> None:
+    """In its mode of 30 W an AGX Orin has eight; the last clocks of the others are still in sysfs."""
+    root = orin(tmp_path, **{"sys/class/devfreq/17000000.gpu/min_freq": 1_300_500_000})
+    for number in range(12):
+        folder, online = root / f"sys/devices/system/cpu/cpu{number}", number < 8
+        clocks = {"scaling_min_freq": 1_728_000, "scaling_max_freq": 1_728_000, "scaling_cur_freq": 1_728_000}
+        last = {"scaling_min_freq": 729_600, "scaling_max_freq": 2_201_600, "scaling_cur_freq": 2_201_600}
+        files = {"online": int(online)} | {
+            f"cpufreq/{name}": value for name, value in (clocks if online else last).items()
+        }
+        tree(folder, files)
+    assert card(root)["jetson_clocks"] is True
+    with driver(init=NO_LIBRARY):
+        assert conditions(root)["cpu_mhz"] == 1728
+        telemetry = Telemetry(root / "sys")
+    telemetry.begin()
+    telemetry.end()
+    assert telemetry.sources["clocks"] == "1728 to 1728 MHz"
+    for name in last:
+        (root / f"sys/devices/system/cpu/cpu11/cpufreq/{name}").write_text("")
+    assert card(root)["jetson_clocks"] is True
+
+
 def test_a_power_mode_that_cannot_be_read_is_null(tmp_path: Path) -> None:
     """A tool that fails or prints something else gives no mode."""
     for number, script in enumerate(("#!/bin/sh\nexit 1", "no program", "#!/bin/sh\necho cannot open /sys")):
         assert card(orin(tmp_path / str(number), **{"usr/sbin/nvpmodel": script}))["power_mode"] is None
+
+
+@pytest.mark.parametrize(
+    ("status", "mode"),
+    [("pmode:0002 fmode:quiet", "MODE_30W"), ("pmode:0000", "MAXN"), ("pmode:0007", None), ("", None)],
+)
+def test_the_power_mode_in_a_container_is_the_one_that_is_noted(tmp_path: Path, status: str, mode: str | None) -> None:
+    """The program is the host's; its configuration and what it noted can be mounted."""
+    conf = (
+        "# < POWER_MODEL ID=7 NAME=NONE >\n< POWER_MODEL ID=0 NAME=MAXN >\nCPU_ONLINE CORE_0 1\n\n"
+        "< POWER_MODEL ID=2 NAME=MODE_30W >\nCPU_ONLINE CORE_0 1\n< PM_CONFIG DEFAULT=2 >"
+    )
+    root = orin(tmp_path, **{"etc/nvpmodel.conf": conf, "var/lib/nvpmodel/status": status})
+    (root / "usr/sbin/nvpmodel").unlink()
+    assert card(root)["power_mode"] == mode
 
 
 def test_jetpack_is_null_where_its_package_is_not_installed(tmp_path: Path) -> None:

@@ -166,6 +166,22 @@ def test_the_over_current_counters_of_a_jetson_are_watched(tmp_path: Path) -> No
     assert telemetry.end() == ["the counter oc3_event_cnt rose"]
 
 
+@pytest.mark.parametrize("part", ["cpu", "gpu", "soc0"])
+def test_the_throttle_alerts_of_a_jetson_are_watched(tmp_path: Path, part: str) -> None:
+    """Linux for Tegra has one for each part of the chip; a hot surface slows nothing down."""
+    thermal = tmp_path / "class" / "thermal"
+    for number, kind in enumerate((f"{part}-throttle-alert", "hot-surface-alert", "pwm-fan")):
+        write(thermal / f"cooling_device{number}" / "type", kind)
+        write(thermal / f"cooling_device{number}" / "cur_state", 0 if number == 0 else 1)
+    telemetry = Telemetry(tmp_path)
+    assert telemetry.sources["cooling"] == "1 cooling devices"
+    telemetry.begin()
+    assert telemetry.end() == []
+    write(thermal / "cooling_device0" / "cur_state", 1)
+    telemetry.begin()
+    assert telemetry.end() == [f"the cooling device {part}-throttle-alert was on"]
+
+
 class Meddling(Silent):
     """A reporter that changes the machine at each step of the phase in which requests are timed."""
 
