@@ -13,20 +13,17 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from harness import catalog
+from harness import catalog, dependencies
 from harness.cache import cache_folder
 from harness.channel.channel import unreadable_files
 from harness.data import benchmarks, own
 from harness.data.gathered import Gathered, gather
 from harness.data.sample import Sample
 from harness.data.scoring import metric
-from harness.errors import DataError, HarnessError, ScenarioError, SchemeError, UnavailableError, shown
-from harness.models import files
-from harness.models.contract import Backbone
+from harness.errors import DataError, HarnessError, ScenarioError, UnavailableError
 from harness.models.patches import features_of, patches_of_all
 from harness.records import PointKey, SampleRow, Side
 from harness.runs import digests, labels, provenance, recorded
-from harness.runs.own_code import of_own_code
 from harness.runs.recorded import RecordedTimes
 from harness.scenario.load import as_given, scenario_hash
 from harness.scenario.model import PipelineSpec, Scenario
@@ -72,7 +69,7 @@ class Stock:
     @functools.cached_property
     def sample_digests(self) -> Sequence[str]:
         """A digest of each question: its pictures, its words, its truth."""
-        return [_sample_digest(sample) for sample in self.samples]
+        return [dependencies.of_sample(sample) for sample in self.samples]
 
     @property
     def parameters(self) -> dict[str, dict[str, dict[str, Any]]]:
@@ -170,7 +167,7 @@ def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True, serving: boo
         ran[wanted.name] = name if name == wanted.name else called
         samples[called] = samples_of_it
     backbone, model = _first_at_hand(
-        scenario.backbone, stand_in.backbone, lambda name: _model_digests(name, scenario.weights), absent
+        scenario.backbone, stand_in.backbone, lambda name: dependencies.of_model(name, scenario.weights), absent
     )
     at_hand = {name: found for name, found in samples.items() if found is not None}
     if len(at_hand) < len(samples) or model is None:
@@ -220,7 +217,7 @@ def _points_at_hand(
             points[key] = scheme, point
             try:
                 _refuse_size(backbone, scenario.weights, point)
-                depends[key] = {**model, **_scheme_digests(spec.scheme, scheme, backbone, point)}
+                depends[key] = {**model, **dependencies.of_scheme(spec.scheme, scheme, backbone, point)}
             except HarnessError as error:
                 refused.setdefault(str(error), error)
     if refused:
@@ -241,7 +238,7 @@ def missing(scenario: Scenario, *, allow_stand_ins: bool = True) -> list[str]:
     absent: list[str] = []
     stand_in = scenario.stand_in.backbone if allow_stand_ins else None
     backbone, model = _first_at_hand(
-        scenario.backbone, stand_in, lambda name: _model_digests(name, scenario.weights), absent
+        scenario.backbone, stand_in, lambda name: dependencies.of_model(name, scenario.weights), absent
     )
     found += absent if model is None else []
     wrong: dict[str, str] = {}
@@ -251,7 +248,7 @@ def missing(scenario: Scenario, *, allow_stand_ins: bool = True) -> list[str]:
             try:
                 if model is not None:
                     _refuse_size(backbone, scenario.weights, point)
-                _scheme_digests(spec.scheme, scheme, backbone, point)
+                dependencies.of_scheme(spec.scheme, scheme, backbone, point)
                 if not allow_stand_ins and _is_codec_only(scheme, backbone, point):
                     found.append(_not_tuned(spec.name, point))
             except HarnessError as error:
@@ -270,7 +267,7 @@ def running_points(scenario: Scenario, *, allow_stand_ins: bool = True) -> tuple
     backbone = scenario.backbone
     if scenario.estimate is None:
         stand_in = scenario.stand_in.backbone if allow_stand_ins else None
-        backbone, _ = _first_at_hand(backbone, stand_in, lambda name: _model_digests(name, scenario.weights), [])
+        backbone, _ = _first_at_hand(backbone, stand_in, lambda name: dependencies.of_model(name, scenario.weights), [])
     points: dict[PointKey, tuple[type[Scheme], OperatingPoint]] = {}
     for spec in scenario.pipelines:
         scheme = catalog.load("scheme", spec.scheme, catalog.SCHEMES)
@@ -321,7 +318,7 @@ def points_of(
     if any(_stands_in_for(scheme, point) is not None for point in instead):
         with contextlib.suppress(HarnessError):
             for point in wanted:
-                _scheme_digests(spec.scheme, scheme, backbone, point)
+                dependencies.of_scheme(spec.scheme, scheme, backbone, point)
             return wanted
     return instead
 
@@ -393,70 +390,12 @@ def sample_rows(stock: Stock) -> Iterator[SampleRow]:
         )
 
 
-def _sample_digest(sample: Sample) -> str:
-    question = dataclasses.asdict(sample.question)
-    return digests.of_data([sample.image_id, question, sample.truth, sample.category, sample.group])
-
-
-def _scheme_digests(name: str, scheme: type[Scheme], backbone: str, point: OperatingPoint) -> dict[str, str]:
-    """Those of a point: the scheme of this ``name`` and its parameters, the files and further models that it names."""
-    found = {f"parameters of {scheme.kind} at {point.label}": digests.of_data(point.model_dump(mode="json"))}
-    if named := getattr(scheme, "files", None):
-        found |= {what: digests.of_file(Path(path)) for what, path in _mapping(name, named, backbone, point).items()}
-    found |= _own_code(scheme, catalog.module_of("scheme", name, catalog.SCHEMES))
-    if others := getattr(scheme, "other_models", None):
-        # None are a model's usual weights.
-        for other, weights in _mapping(name, others, backbone, point, or_none=True).items():
-            found |= _model_digests(other, weights)
-    return found
-
-
-def _mapping(name: str, method: Callable[..., Any], *given: object, or_none: bool = False) -> Mapping[str, Any]:
-    """The mapping that a method of a user's own scheme or backbone gives; raises SchemeError where it gives none.
-
-    A value is None only where the contract says what that means (``or_none``).
-    """
-    made = method(*given)
-    if not isinstance(made, Mapping) or (None in made.values() and not or_none):
-        raise SchemeError(
-            f"{name}: {method.__name__} returned {shown(made)}; a dict with a value for each name is expected"
-        )
-    return made
-
-
 def _refuse_size(backbone: str, weights: str | None, point: OperatingPoint) -> None:
     """Raises ScenarioError for a point that asks for more features or neighbours than the backbone's patches have."""
     if isinstance(point, ReducedPoint) and (point.merge_to is not None or point.n_c is not None):
         point.kept_of(n_features := features_of(backbone, weights))
         if isinstance(point, MergingPoint) and point.neighbours >= n_features:
             raise ScenarioError(f"neighbours is {point.neighbours}; a feature has {n_features - 1} others in its patch")
-
-
-def _own_code(thing: object, named: str | None) -> dict[str, str]:
-    """The digests of the code of a user's own scheme or backbone: of its module, and of the one that ``named`` it."""
-    modules = [getattr(thing, "__module__", type(thing).__module__), *([named] if named else [])]
-    return of_own_code(modules)
-
-
-def _model_digests(name: str, weights: str | None) -> dict[str, str]:
-    """The fingerprint of each part of a model, and a digest of the files that say how it is run.
-
-    Raises UnavailableError if it is not installed.
-    """
-    if name not in catalog.BACKBONES:
-        backbone: Backbone = catalog.load("backbone", name, catalog.BACKBONES)
-        own = _own_code(backbone, catalog.module_of("backbone", name, catalog.BACKBONES))
-        return {
-            f"{part} of {name}": str(digest) for part, digest in _mapping(name, backbone.digests, weights).items()
-        } | own
-    if weights == "random":
-        return {f"model {name}": weights}
-    folder = files.locate(name, files.SOURCES[name] if weights is None else weights)
-    found = {f"{part} of {name}": files.fingerprint(folder, part) for part in files.PARTS}
-    if not folder.is_relative_to(catalog.ZOO):  # The bundled models' own come with the code.
-        said = {file: digests.of_file(folder / file) for file in files.SETTINGS if (folder / file).is_file()}
-        found[f"settings of {name}"] = digests.of_data(said)
-    return found
 
 
 def _first_at_hand(

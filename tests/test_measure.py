@@ -17,6 +17,7 @@ from harness.data.gathered import gather
 from harness.data.questions import samples
 from harness.data.sample import Sample
 from harness.data.streetsqa import book
+from harness.dependencies import of_sample as sample_digest
 from harness.models.contract import Answer, Clock, Request
 from harness.profiling.clock import StageClock
 from harness.profiling.disturbance import Watch
@@ -29,7 +30,6 @@ from harness.scenario.model import Measure
 from harness.schemes.contract import Payload
 from harness.schemes.fake import Fake, FakeModels, FakePoint
 from harness.schemes.steps import TokenServer
-from harness.stock import _sample_digest as sample_digest
 
 PATCHES = [3, 5, 13]
 """Strata of the made-up pictures, in turn."""

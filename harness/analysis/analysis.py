@@ -1,6 +1,5 @@
 """One run's analysis: each quantity that is computed from its rows, in one place."""
 
-import collections
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -123,7 +122,7 @@ class Analysis:
     @cached_property
     def times(self) -> pd.DataFrame:
         """The latency of the selected points at each uplink, by part: :func:`harness.analysis.cells.latencies`."""
-        return cells.latencies(self._selected_requests, self.setting, self.deadline_s)
+        return cells.latencies(self.selected_requests, self.setting, self.deadline_s)
 
     @cached_property
     def population(self) -> Population:
@@ -141,40 +140,13 @@ class Analysis:
             confidence=self.latency_confidence,
         )
 
-    @property
-    def selected_replayed(self) -> bool:
-        """Whether the replay has requests of a selected point."""
-        return bool(self._selected_requests.num_rows)
-
     def spent(self) -> Iterator[tuple[dict[str, object], latency.Floats]]:
         """Each cell of the selected points' replay with the T of its requests, in seconds; infinite where unanswered.
 
         A cell has the keys of :data:`harness.analysis.latency.CELL`; cells come by uplink, rates upwards.
         """
-        for cell, rows in latency.cells(self._selected_requests):
+        for cell, rows in latency.cells(self.selected_requests):
             yield cell, latency.total_s(rows)
-
-    def link_and_wait(self, pipeline: str, point: str, channel: str, sample: str) -> dict[str, float] | None:
-        """The mean ``link`` and ``wait`` time of a point's requests of one sample at an uplink with the fewest users.
-
-        In seconds; None where it has no such request that was answered.
-        """
-        rows = self._selected_requests
-        wanted = {"pipeline": pipeline, "point": point, "channel": channel, "sample": sample}
-        for name, value in wanted.items():
-            rows = rows.filter(pc.equal(rows[name], value))
-        rows = rows.filter(pc.is_valid(rows["answered_s"]))
-        if not rows.num_rows:
-            return None
-        rows = rows.filter(pc.equal(rows["users"], pc.min(rows["users"])))
-        return {part: float(latency.part_s(rows, part).mean()) for part in ("link", "wait")}
-
-    def times_answered(self, channels: Sequence[str]) -> Mapping[str, int]:
-        """By sample, at how many of these uplinks how many of the selected points had a request of it answered."""
-        rows = self._selected_requests
-        rows = rows.filter(pc.and_(pc.is_valid(rows["answered_s"]), pc.is_in(rows["channel"], pa.array(channels))))
-        found = rows.group_by(["pipeline", "channel", "sample"], use_threads=False).aggregate([])
-        return collections.Counter(found["sample"].to_pylist())
 
     @cached_property
     def levels(self) -> pd.DataFrame:
@@ -248,7 +220,7 @@ class Analysis:
         is the only one.
         """
         doubtful = () if self.is_estimated else doubts.timing_warnings(self.setting, self.selected_keys)
-        unjudged = self.setting.unjudged(pc.unique(self._selected_requests["channel"]).to_pylist())
+        unjudged = self.setting.unjudged(pc.unique(self.selected_requests["channel"]).to_pylist())
         return (*doubtful, *filter(None, [unjudged]))
 
     @cached_property
@@ -520,7 +492,7 @@ class Analysis:
         return points.sort_values("pipeline", key=lambda column: column.map(place), kind="stable", ignore_index=True)
 
     @cached_property
-    def _selected_requests(self) -> pa.Table:
+    def selected_requests(self) -> pa.Table:
         """The request rows of the selected points."""
         requests = self.record.requests
         chosen = self.points.loc[self.points["selected"], ["pipeline", "point"]]

@@ -11,6 +11,7 @@ Intervals are those of :mod:`harness.analysis.means`, over pictures; latencies a
 :mod:`harness.analysis.cells`'s.
 """
 
+import collections
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -223,3 +224,27 @@ def at_uplinks(points: pd.DataFrame, times: pd.DataFrame, *, reaching: bool = Tr
     numeric += ["in_time", "in_time_low", "in_time_high", "requests", "timed"]
     wrong = [name for name in (*numeric, "users") if found[name].dtype != np.float64]
     return found.astype(dict.fromkeys(wrong, float))
+
+
+def link_and_wait(requests: pa.Table, pipeline: str, point: str, channel: str, sample: str) -> dict[str, float] | None:
+    """The mean ``link`` and ``wait`` time of a point's requests of one sample at an uplink with the fewest users.
+
+    In seconds; None where it has no such request that was answered.
+    """
+    rows = requests
+    wanted = {"pipeline": pipeline, "point": point, "channel": channel, "sample": sample}
+    for name, value in wanted.items():
+        rows = rows.filter(pc.equal(rows[name], value))
+    rows = rows.filter(pc.is_valid(rows["answered_s"]))
+    if not rows.num_rows:
+        return None
+    rows = rows.filter(pc.equal(rows["users"], pc.min(rows["users"])))
+    return {part: float(part_s(rows, part).mean()) for part in ("link", "wait")}
+
+
+def times_answered(requests: pa.Table, channels: Sequence[str]) -> Mapping[str, int]:
+    """By sample, at how many of these uplinks how many of the schemes had a request of it answered."""
+    answered, asked = pc.is_valid(requests["answered_s"]), pc.is_in(requests["channel"], pa.array(channels))
+    rows = requests.filter(pc.and_(answered, asked))
+    found = rows.group_by(["pipeline", "channel", "sample"], use_threads=False).aggregate([])
+    return collections.Counter(found["sample"].to_pylist())

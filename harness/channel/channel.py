@@ -140,9 +140,10 @@ def unrecorded(spec: Replay) -> list[str]:
 
     found = []
     for uplink in spec.uplinks:
-        link = recording.load(uplink.file) if isinstance(uplink, TraceUplink) else None
+        if not isinstance(uplink, TraceUplink):
+            continue
+        link = recording.load(uplink.file)
         if isinstance(link, recording.RateRecording) and link.gaps_s:
-            assert isinstance(uplink, TraceUplink)
             instead = "as outages" if uplink.gaps == "outage" else "at the rate before them"
             found.append(
                 f"{link.gaps_s:,.0f} of the {link.duration_s:,.0f} s of the link {uplink.label} were not recorded and "

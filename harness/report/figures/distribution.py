@@ -98,7 +98,7 @@ def _curves(run: Analysis) -> pd.DataFrame:
 def _missing(run: Analysis) -> str:
     if not run.record.requests.num_rows:
         return "nothing was replayed; 'harness run SCENARIO' replays a scenario"
-    return "" if run.selected_replayed else "no scheme that was replayed reaches the target"
+    return "" if run.selected_requests.num_rows else "no scheme that was replayed reaches the target"
 
 
 ECDF = Chart(what="share of requests answered within a time, with the deadline", missing=_missing, draw=draw)

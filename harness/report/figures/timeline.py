@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from harness.analysis import Analysis
+from harness.analysis import Analysis, latency
 from harness.report.figures import style
 from harness.report.figures.sheet import NARROW_IN, Chart, Rows, Sheet, end_of_axis, grid, of
 from harness.units import three_digits
@@ -112,7 +112,7 @@ def _stretches(run: Analysis) -> pd.DataFrame:
     for channel in channels:
         for pipeline, point in points.itertuples(index=False):
             own = stages[(stages["pipeline"] == pipeline) & (stages["sample"] == sample)]
-            spent = run.link_and_wait(str(pipeline), str(point), channel, sample)
+            spent = latency.link_and_wait(run.selected_requests, str(pipeline), str(point), channel, sample)
             if own.empty or spent is None:
                 continue
             ranked = own.groupby("repeat")["seconds"].sum().sort_values(kind="stable")
@@ -145,7 +145,7 @@ def _sample(run: Analysis, stages: pd.DataFrame, channels: Sequence[str]) -> str
     """The timed question of median latency among those that most schemes had answered in the replay."""
     totals = stages.groupby(["pipeline", "sample", "repeat"])["seconds"].sum()
     of_sample = totals.groupby(["pipeline", "sample"]).median().groupby("sample").median().sort_values()
-    answered = run.times_answered(channels)
+    answered = latency.times_answered(run.selected_requests, channels)
     of_sample = of_sample[[answered.get(sample, 0) == max(answered.values()) for sample in of_sample.index]]
     return str(of_sample.index[(len(of_sample) - 1) // 2])
 
@@ -153,9 +153,10 @@ def _sample(run: Analysis, stages: pd.DataFrame, channels: Sequence[str]) -> str
 def _missing(run: Analysis) -> str:
     if not run.record.requests.num_rows:
         return "nothing was replayed; 'harness run SCENARIO' replays a scenario"
-    if not run.selected_replayed:
+    if not run.selected_requests.num_rows:
         return "no scheme that was replayed reaches the target"
-    return "" if run.times_answered(_channels(run)) else "no request was answered at the slowest and the fastest uplink"
+    answered = latency.times_answered(run.selected_requests, _channels(run))
+    return "" if answered else "no request was answered at the slowest and the fastest uplink"
 
 
 TIMELINE = Chart(what="one request of each scheme, stage by stage", missing=_missing, draw=draw)
