@@ -144,10 +144,11 @@ def unrecorded(spec: Replay) -> list[str]:
             continue
         link = recording.load(uplink.file)
         if isinstance(link, recording.RateRecording) and link.gaps_s:
-            instead = "as outages" if uplink.gaps == "outage" else "at the rate before them"
+            instead = "as outages" if uplink.gaps == "outage" else "at the rate before them, if there is one"
+            gaps, whole = (f"{t_s:,.{0 if link.gaps_s >= 1 else 3}f}" for t_s in (link.gaps_s, link.duration_s))
             found.append(
-                f"{link.gaps_s:,.0f} of the {link.duration_s:,.0f} s of the link {uplink.label} were not recorded and "
-                f"are replayed {instead}; 'harness trace import --split' writes the parts between gaps"
+                f"{gaps} of the {whole} s of the link {uplink.label} were not recorded and are replayed {instead}; "
+                "'harness trace import --split' writes the parts between gaps"
             )
     return found
 

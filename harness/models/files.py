@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 
 from harness.catalog import ZOO
 from harness.errors import CheckpointError, UnavailableError
-from harness.files import UNFINISHED, why
+from harness.files import UNFINISHED, Stamp, stamp, why
 from harness.models.contract import Part
 
 SOURCES: Mapping[str, str | Path] = {
@@ -182,7 +182,7 @@ def written(path: Path) -> Iterator[Path]:
         if not (new.is_dir() and path.is_dir()):
             new.replace(path)
         elif not _exchanged(new, path):
-            before = path.replace(folder / f"{path.name}.before")
+            before = path.replace(folder / ".before")
             try:
                 new.replace(path)
             except OSError:
@@ -264,13 +264,18 @@ def refuse_unreadable(path: Path) -> None:
     metadata(path)
 
 
-@functools.lru_cache(maxsize=64)
 def tensors(folder: Path, part: Part) -> Mapping[str, Place]:
     """The tensors of a part by their names in it; of files whose tensors an index lists, opens those of a tied head.
 
     Raises CheckpointError where there are no weights, or the index names what is no safetensors file in the folder.
     """
-    found = dict(_tensors(folder)[part])
+    read = [*folder.glob("*.safetensors"), folder / INDEX, folder / "config.json"]
+    return _tensors_of(folder, part, tuple((file.name, stamp(file)) for file in sorted(read) if file.is_file()))
+
+
+@functools.lru_cache(maxsize=64)
+def _tensors_of(folder: Path, part: Part, facts: tuple[tuple[str, Stamp], ...]) -> Mapping[str, Place]:
+    found = dict(_tensors(folder, facts)[part])
     has_both = {_HEAD, _EMBEDDING} <= found.keys() and (folder / "config.json").is_file()
     if has_both and is_tied(read_json(folder / "config.json")) and _are_equal(found[_HEAD], found[_EMBEDDING]):
         # Some versions of transformers stored it beside the embedding that it is.
@@ -279,7 +284,10 @@ def tensors(folder: Path, part: Part) -> Mapping[str, Place]:
 
 
 @functools.lru_cache(maxsize=64)
-def _tensors(folder: Path) -> Mapping[Part, Mapping[str, Place]]:
+def _tensors(
+    folder: Path,
+    facts: tuple[tuple[str, Stamp], ...],  # noqa: ARG001 - they say when to read again
+) -> Mapping[Part, Mapping[str, Place]]:
     parts: dict[Part, dict[str, Place]] = {part: {} for part in PARTS}
     for key, file in _listed(folder):
         if place := place_of(key):

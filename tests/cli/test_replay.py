@@ -231,7 +231,7 @@ def test_what_of_a_scenarios_link_was_not_recorded_is_said(
         "selection: { reference: jpeg, target: 1.0, margin: 0.1 }\n"
         f"replay: {{ uplinks: [{uplink}], seeds: 2 }}\n"
     )
-    instead = {"outage": "as outages", "hold": "at the rate before them"}[gaps]
+    instead = {"outage": "as outages", "hold": "at the rate before them, if there is one"}[gaps]
     wanted = f"92 of the 100 s of the link a were not recorded and are replayed {instead}"
     for asked in (
         ["check", scenario],
